@@ -1,0 +1,56 @@
+"""Small matrix products for a block of replicas: one matrix a replica, replicas R on the last axis of every array.
+
+Each product is a sum over one short axis. XLA's CPU code for the two ways of writing that sum differs by up to a factor
+100, and which is the faster changed between JAX 0.10 and 0.12 (`benchmarks/sgd_engine.py` measures both), so the way is
+chosen by version: unrolled sums with four partial sums in flight, or a product followed by a reduction.
+"""
+
+import operator
+from functools import reduce
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Form = Literal["unrolled", "reduce"]
+
+FORM: Form = "unrolled" if jax.__version_info__ >= (0, 11) else "reduce"
+LONGEST_UNROLLED = 64
+"""Longer sums are cut into pieces of this length, so that compile time stays bounded."""
+IN_FLIGHT = 4
+"""Independent partial sums: a chain of additions would wait for each one's latency."""
+
+
+def matvec(w: Float[Array, "m n R"], x: Float[Array, "B n R"]) -> Float[Array, "B m R"]:
+    """W x for each replica and each of B vectors."""
+    return _sum_of_products(w[None], x[:, None], axis=2)
+
+
+def matvec_transposed(w: Float[Array, "m n R"], x: Float[Array, "B m R"]) -> Float[Array, "B n R"]:
+    """Wᵀ x for each replica and each of B vectors."""
+    return _sum_of_products(w[None], x[:, :, None], axis=1)
+
+
+def sum_of_outer(x: Float[Array, "B m R"], y: Float[Array, "B n R"]) -> Float[Array, "m n R"]:
+    """Σ_b x_b y_bᵀ for each replica."""
+    return _sum_of_products(x[:, :, None], y[:, None], axis=0)
+
+
+def _sum_of_products(a: Array, b: Array, axis: int) -> Array:
+    """Σ a·b over `axis`, which both have in full; the other axes broadcast."""
+    length = a.shape[axis]
+    if FORM == "reduce":
+        return jnp.sum(a * b, axis)
+    if length > LONGEST_UNROLLED:
+        pieces = [slice(i, min(i + LONGEST_UNROLLED, length)) for i in range(0, length, LONGEST_UNROLLED)]
+        head = (slice(None),) * axis
+        return reduce(operator.add, [_sum_of_products(a[*head, p], b[*head, p], axis) for p in pieces])
+
+    def term(i: int) -> Array:
+        return jax.lax.index_in_dim(a, i, axis, keepdims=False) * jax.lax.index_in_dim(b, i, axis, keepdims=False)
+
+    partial = [reduce(operator.add, [term(i) for i in range(k, length, IN_FLIGHT)]) for k in range(min(IN_FLIGHT, length))]
+    while len(partial) > 1:
+        partial = [reduce(operator.add, partial[i : i + 2]) for i in range(0, len(partial), 2)]
+    return partial[0]

@@ -1,0 +1,146 @@
+"""Streaming accumulators: what is measured while replicas run, in memory that does not grow with the number of updates.
+
+Every observable reports once per snapshot; an accumulated one covers the updates since the snapshot before. All functions
+are those of one replica, with `(spectra, state, hyper)` as their view of it; the engine runs them for whole blocks.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from dysonjax.dynamics import Hyper, Spectra
+from dysonjax.errors import require
+
+Measure = Callable[[Spectra, PyTree, Hyper], Array]
+
+
+class Variable(NamedTuple):
+    """How a recorded array is labelled: the names of its axes behind `snapshot`, a description and a unit."""
+
+    dims: tuple[str, ...] = ()
+    description: str = ""
+    unit: str = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class Observable:
+    """A streaming accumulator.
+
+    - `init(spectra, state, hyper) -> accumulator`, before the first update;
+    - `update(accumulator, spectra, state, hyper) -> accumulator`, after every `every`-th update (never when `every` is 0);
+    - `result(accumulator, spectra, state, hyper) -> (values by name, accumulator for the next window)`, at each snapshot;
+    - `variables`: the label of each value;
+    - `config`: JSON that tells observables apart when a stored run is continued.
+    """
+
+    init: Callable[[Spectra, PyTree, Hyper], PyTree]
+    result: Callable[[PyTree, Spectra, PyTree, Hyper], tuple[dict[str, Array], PyTree]]
+    variables: Mapping[str, Variable]
+    update: Callable[[PyTree, Spectra, PyTree, Hyper], PyTree] | None = None
+    every: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def snapshot(name: str, measure: Measure, variable: Variable = Variable()) -> Observable:
+    """`measure(spectra, state, hyper)` at each snapshot, under `name`."""
+    return snapshots(lambda *view: {name: measure(*view)}, {name: variable})
+
+
+def snapshots(measure: Callable[..., dict[str, Array]], variables: Mapping[str, Variable]) -> Observable:
+    """Several values from one function `measure(spectra, state, hyper) -> {name: value}` at each snapshot."""
+    return Observable(
+        init=lambda *view: (),
+        result=lambda accumulator, *view: (measure(*view), ()),
+        variables=variables,
+        config={"snapshots": sorted(variables)},
+    )
+
+
+class _Sum(NamedTuple):
+    total: Array
+    lost: Array  # Kahan's running compensation: float32 sums of 10⁸ terms stay exact to rounding
+    count: Array
+
+
+def mean(name: str, measure: Measure, variable: Variable = Variable(), every: int = 1) -> Observable:
+    """Mean of `measure` over the window since the last snapshot (the value itself at the start)."""
+    _positive(every)
+
+    def init(*view):
+        zero = jnp.zeros_like(measure(*view))
+        return _Sum(zero, zero, jnp.int32(0))
+
+    def update(sums, *view):
+        term = measure(*view) - sums.lost
+        total = sums.total + term
+        return _Sum(total, (total - sums.total) - term, sums.count + 1)
+
+    def result(sums, *view):
+        value = jnp.where(sums.count > 0, sums.total / jnp.maximum(sums.count, 1), measure(*view))
+        return {name: value}, init(*view)
+
+    return Observable(init, result, {name: variable}, update, every, {"mean": name, "every": every})
+
+
+class _Moments(NamedTuple):
+    mean: Array
+    scatter: Array
+    count: Array
+
+
+def moments(name: str, measure: Measure, variable: Variable = Variable(), every: int = 1) -> Observable:
+    """`<name>_mean` and `<name>_variance` (n − 1 in the denominator) of `measure` over the window, by Welford's recursion."""
+    _positive(every)
+
+    def init(*view):
+        zero = jnp.zeros_like(measure(*view))
+        return _Moments(zero, zero, jnp.int32(0))
+
+    def update(acc, *view):
+        count = acc.count + 1
+        deviation = measure(*view) - acc.mean
+        centre = acc.mean + deviation / count
+        return _Moments(centre, acc.scatter + deviation * (measure(*view) - centre), count)
+
+    def result(acc, *view):
+        variance = acc.scatter / jnp.maximum(acc.count - 1, 1)
+        values = {
+            f"{name}_mean": jnp.where(acc.count > 0, acc.mean, measure(*view)),
+            f"{name}_variance": jnp.where(acc.count > 1, variance, jnp.nan),
+        }
+        return values, init(*view)
+
+    labels = {f"{name}_mean": variable, f"{name}_variance": variable._replace(unit=f"{variable.unit}^2")}
+    return Observable(init, result, labels, update, every, {"moments": name, "every": every})
+
+
+def histogram(name: str, measure: Measure, edges: Array, variable: Variable = Variable(), every: int = 1) -> Observable:
+    """Counts of all entries of `measure` in bins `edges` [b + 1] over the window, as [b + 2]: below, the bins, above."""
+    _positive(every)
+    edges = jnp.asarray(edges, jnp.float32)
+    require(
+        edges.ndim == 1 and edges.size >= 2 and bool(jnp.all(jnp.diff(edges) > 0)), "edges", edges, "an increasing list"
+    )
+
+    def init(*view):
+        return jnp.zeros(edges.size + 1, jnp.int32)
+
+    def update(counts, *view):
+        # sort + searchsorted counts, because scattered additions are slow on accelerators
+        below = jnp.searchsorted(jnp.sort(jnp.ravel(measure(*view))), edges)
+        size = jnp.size(measure(*view))
+        return counts + jnp.diff(below, prepend=0, append=size).astype(jnp.int32)
+
+    def result(counts, *view):
+        return {name: counts}, init(*view)
+
+    labels = {name: variable._replace(dims=(f"{name}_bin",))}
+    config = {"histogram": name, "every": every, "edges": [float(e) for e in edges]}
+    return Observable(init, result, labels, update, every, config)
+
+
+def _positive(every: int) -> None:
+    require(isinstance(every, int) and every >= 1, "every", every, "a whole number of updates, at least 1")

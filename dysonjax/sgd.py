@@ -1,0 +1,150 @@
+"""Full-matrix stochastic gradient descent for any model: W ← W − (α/|B|) Σ_{b∈B} ∂L_b/∂W, α the learning rate, |B| the batch size."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from dysonjax import spectra
+from dysonjax.dynamics import Dynamics, Hyper, Parameter, Spectra, lift
+from dysonjax.errors import InputError, require
+from dysonjax.models.base import Model, mean_loss
+from dysonjax.observables import Observable, Variable, mean, snapshot
+
+Optimizer = Callable[[Array], optax.GradientTransformation]
+
+
+class SGDState(NamedTuple):
+    """Trained parameters, the optimiser's state, and the loss on the last batch before its update."""
+
+    params: PyTree
+    optimizer: PyTree
+    loss: Array
+
+
+class SGDData(NamedTuple):
+    """What is drawn once per replica: the model's task, the fixed batches [batches, B, …] (None: fresh ones), test examples."""
+
+    task: PyTree
+    batches: PyTree
+    test: PyTree
+
+
+def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer: Optimizer | None = None) -> Dynamics:
+    """SGD on `model` with real mini-batches, as a `Dynamics`.
+
+    `batches`: an epoch is this many fixed batches, drawn once per replica and used in fixed order (the setting of
+    arXiv:2509.01349); None: a fresh batch for every update. `tests`: fresh examples for the test loss and the gradient
+    norm. `optimizer(learning_rate)` returns any optax transform, for example `optax.adam`; None is plain SGD.
+
+    Hyper-parameters: `learning_rate` α, `batch_size` |B|, `init_width` σ_W (default 1). Records the levels of every matrix
+    the model watches, `train_loss` (mean over the updates since the last snapshot, each before its update), `test_loss` and
+    `gradient_norm` (both on the test examples).
+
+    >>> dynamics = sgd(TanhNetwork())  # doctest: +SKIP
+    """
+    for name, value in (("batches", batches), ("tests", tests)):
+        optional = name == "batches" and value is None
+        require(optional or (isinstance(value, int) and value >= 1), name, value, "a whole number of at least 1")
+
+    def data(key: PRNGKeyArray, hyper: Hyper) -> SGDData:
+        size = hyper["batch_size"]
+        check_data(model, batches, size)
+        task_key, train_key, test_key = jax.random.split(key, 3)
+        task = model.task(task_key)
+        fixed = None
+        if batches is not None:
+            drawn = model.sample(train_key, batches * size, task)
+            fixed = jax.tree.map(lambda x: x.reshape(batches, size, *x.shape[1:]), drawn)
+        num = min(tests, model.examples or tests)
+        return SGDData(task, fixed, model.sample(test_key, num, task))
+
+    def batch(key: PRNGKeyArray, hyper: Hyper) -> PyTree:
+        given: SGDData = hyper["data"]
+        if batches is None:
+            return model.sample(key, hyper["batch_size"], given.task)
+        return jax.tree.map(lambda x: x[hyper["step"] % batches], given.batches)
+
+    def init(key: PRNGKeyArray, hyper: Hyper) -> SGDState:
+        task = hyper["data"].task
+        param_key, batch_key = jax.random.split(key)
+        params = model.init(param_key, task, hyper["init_width"])
+        loss = mean_loss(model, params, batch(batch_key, {**hyper, "step": 0}), task)
+        return SGDState(params, optimizer(hyper["learning_rate"]).init(params) if optimizer else (), loss)
+
+    def step(key: PRNGKeyArray, state: SGDState, hyper: Hyper) -> SGDState:
+        loss, gradient = jax.value_and_grad(lambda p: mean_loss(model, p, batch(key, hyper), hyper["data"].task))(state.params)
+        params, moved = descend(state.params, gradient, state.optimizer, hyper["learning_rate"])
+        return SGDState(params, moved, loss)
+
+    def descend(params: PyTree, gradient: PyTree, state: PyTree, rate: Array) -> tuple[PyTree, PyTree]:
+        if optimizer is None:
+            return jax.tree.map(lambda w, g: w - rate * g, params, gradient), ()
+        updates, state = optimizer(rate).update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    by_hand = getattr(model, "block_loss_and_gradient", None)
+
+    def block_step(keys: PRNGKeyArray, state: SGDState, hyper: Hyper) -> SGDState:
+        if batches is None:
+            draw = lambda key, task: model.sample(key, hyper["batch_size"], task)  # noqa: E731
+            examples = lift(draw)(keys, hyper["data"].task)
+        else:
+            examples = batch(keys, hyper)
+        loss, gradient = by_hand(state.params, examples, hyper["data"].task)
+        move = lift(descend) if optimizer else descend  # plain SGD is the same code for one replica and for a block
+        params, moved = move(state.params, gradient, state.optimizer, hyper["learning_rate"])
+        return SGDState(params, moved, loss)
+
+    return Dynamics(
+        init=init,
+        step=step,
+        block_step=block_step if by_hand else None,
+        spectra=lambda state: {name: spectra.levels(w) for name, w in model.matrices(state.params).items()},
+        data=data,
+        healthy=lambda state: jnp.isfinite(state.loss),
+        parameters={"learning_rate": Parameter(), "batch_size": Parameter(integer=True), "init_width": Parameter(1.0)},
+        static=("batch_size",),
+        observables=loss_observables(model),
+        config={
+            "dynamics": "sgd",
+            "batches": batches,
+            "tests": tests,
+            "optimizer": getattr(optimizer, "__name__", None),
+            **model.config,
+        },
+    )
+
+
+def loss_observables(model: Model) -> tuple[Observable, ...]:
+    """Train loss, test loss and gradient norm of a model under `sgd`."""
+
+    def on_tests(spectra: Spectra, state: SGDState, hyper: Hyper) -> Array:
+        return mean_loss(model, state.params, hyper["data"].test, hyper["data"].task)
+
+    def gradient_norm(spectra: Spectra, state: SGDState, hyper: Hyper) -> Array:
+        return optax.tree.norm(jax.grad(lambda p: on_tests(spectra, state._replace(params=p), hyper))(state.params))
+
+    return (
+        mean("train_loss", lambda spectra, state, hyper: state.loss, Variable((), "batch loss, mean over the updates")),
+        snapshot("test_loss", on_tests, Variable((), "loss on the test examples")),
+        snapshot("gradient_norm", gradient_norm, Variable((), "Frobenius norm of the gradient of the test loss")),
+    )
+
+
+def check_data(model: Model, batches: int | None, batch_size: int) -> None:
+    """Raise `InputError` when the model's data are too few for the batches asked for."""
+    if model.examples is None:
+        return
+    require(batch_size <= model.examples, "batch_size", batch_size, f"at most {model.examples}, the number of examples")
+    if (batches or 0) * batch_size > model.examples:
+        fit = model.examples // batch_size
+        raise InputError(
+            f"batches = {batches}: expected at most {fit} batches of {batch_size} from {model.examples} examples, or None for fresh ones"
+        )
+
+
+__all__: list[Any] = ["SGDData", "SGDState", "check_data", "loss_observables", "sgd"]

@@ -1,0 +1,278 @@
+"""The one loop: blocks of replicas, many updates between few snapshots, the same for every `Dynamics`.
+
+Layout in memory: replicas are cut into tiles of a few, which lie on the last axis of every array, so that a tile's state
+stays in cache and every operation vectorises over it. Inside the compiled code a loop over tiles surrounds the loop over
+time, and every device has its share of the tiles; on a CPU every core can be a device (`use_all_cores`). The host drives
+the compiled code in chunks of about half a second; progress, interruption and writing live between them.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from dysonjax.dynamics import Dynamics, lift
+from dysonjax.errors import require
+from dysonjax.observables import Observable, Variable
+
+SECONDS_A_CHUNK = 0.5
+NEVER = -1
+"""`diverged_step` of a replica that stayed finite."""
+
+
+class Carry(NamedTuple):
+    """What the loop carries for a tile: the state, the update at which a replica failed or `NEVER`, the accumulators."""
+
+    state: PyTree
+    diverged: Array
+    accumulators: tuple[PyTree, ...]
+
+
+class Program(NamedTuple):
+    """The compiled pieces of a run; all arrays begin with the axis of tiles, which is spread over the devices."""
+
+    start: Callable[..., tuple[PyTree, Carry]]
+    advance: Callable[..., Carry]
+    record: Callable[..., tuple[dict[str, Array], Carry]]
+
+
+def use_all_cores() -> None:
+    """Make every CPU core a JAX device; call it before JAX is first used (the command line does)."""
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def tile_size(dynamics: Dynamics, replicas: int, platform: str | None = None) -> int:
+    """Replicas a tile: fixed on a CPU, so that a replica's arithmetic never depends on its company; large elsewhere.
+
+    Eight float32 fill a vector register and keep a small network's matrices in the first-level cache.
+    """
+    if (platform or jax.default_backend()) == "cpu":
+        return 8 if dynamics.block_step else 32
+    return min(1 << max(replicas - 1, 0).bit_length(), 1 << 14)
+
+
+def log_steps(steps: int, count: int = 21, unit: int = 1) -> tuple[int, ...]:
+    """Snapshot times: 0 and at most `count` − 1 log-spaced multiples of `unit`, the last one `steps`."""
+    units = max(steps // unit, 1)
+    marks = np.unique(np.round(np.geomspace(1, units, max(count - 1, 1))).astype(int)) * unit
+    return (0, *(int(m) for m in marks[:-1] if m < steps), steps)
+
+
+def simulate(
+    dynamics: Dynamics,
+    keys: PRNGKeyArray,
+    hyper: Mapping[str, Any],
+    steps: int,
+    *,
+    snapshots: Sequence[int] | None = None,
+    observables: Sequence[Observable] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    on_progress: Callable[[int], None] = lambda updates: None,
+) -> dict[str, np.ndarray]:
+    """Run n replicas for `steps` updates and return what they showed at each snapshot.
+
+    `keys` [n] are the replicas' random keys; `hyper` holds an array [n] for every traced hyper-parameter and an int for
+    every static one; `snapshots` are update numbers (default: 21 of them, log-spaced); `on_progress` hears the number of
+    replica-updates after each chunk. Returns arrays [n, snapshot, …] by name, and `diverged_step` [n]: the update after
+    which a replica was no longer finite, `NEVER` (−1) otherwise. Such a replica is held at its last finite state.
+    """
+    marks = check_snapshots(steps, snapshots)
+    observables = tuple(dynamics.observables if observables is None else observables)
+    devices = tuple(devices or jax.local_devices())
+    static = {name: hyper[name] for name in dynamics.static}
+    program = _program(dynamics, observables, tuple(static.items()), devices)
+
+    n = keys.shape[0]
+    tile = tile_size(dynamics, n, devices[0].platform)
+    tiles = -(-n // (tile * len(devices))) * len(devices)
+    pick = np.minimum(np.arange(tiles * tile), n - 1).reshape(tiles, tile)  # the last replica fills the last tile
+    sharding = NamedSharding(Mesh(np.array(devices), ("tiles",)), PartitionSpec("tiles"))
+    traced = {k: jnp.broadcast_to(jnp.asarray(v), (n,))[pick] for k, v in hyper.items() if k not in static}
+    keys, traced = jax.device_put((keys[pick], traced), sharding)
+
+    given, carry = program.start(keys, traced)
+    values, carry = program.record(carry, keys, given, jnp.int32(0))
+    records = [jax.device_get(values)]
+    done, chunk = 0, 1
+    for mark in marks[1:]:
+        while done < mark:
+            until = min(done + chunk, mark)
+            began = time.perf_counter()
+            carry = program.advance(carry, keys, given, jnp.int32(done), jnp.int32(until))
+            jax.block_until_ready(carry.diverged)
+            rate = (until - done) / (time.perf_counter() - began)
+            on_progress((until - done) * n)
+            chunk = max(1, min(8 * max(chunk, until - done), int(rate * SECONDS_A_CHUNK)))
+            done = until
+        values, carry = program.record(carry, keys, given, jnp.int32(mark))
+        records.append(jax.device_get(values))
+
+    def replicas_first(leaf: np.ndarray) -> np.ndarray:
+        return np.moveaxis(leaf, -1, 1).reshape(tiles * tile, *leaf.shape[1:-1])[:n]
+
+    stacked = {name: np.stack([replicas_first(r[name]) for r in records], axis=1) for name in records[0]}
+    return stacked | {"diverged_step": replicas_first(np.asarray(carry.diverged))}
+
+
+def check_snapshots(steps: int, snapshots: Sequence[int] | None) -> tuple[int, ...]:
+    """The update numbers of the snapshots, 0 first and `steps` last; raises `InputError`."""
+    require(isinstance(steps, int | np.integer) and 1 <= steps < 2**31, "steps", steps, "a whole number in 1 … 2³¹ − 1")
+    if snapshots is None:
+        return log_steps(int(steps))
+    marks = tuple(int(s) for s in snapshots)
+    increasing = all(a < b for a, b in zip(marks, marks[1:], strict=False))
+    require(
+        bool(marks) and increasing and marks[0] >= 0 and marks[-1] <= steps,
+        "snapshots", snapshots, f"increasing update numbers within 0 … {steps}",
+    )  # fmt: skip
+    return tuple(sorted({0, *marks, int(steps)}))
+
+
+class Layout(NamedTuple):
+    """What a run will hand back and hold, found without computing anything."""
+
+    arrays: dict[str, tuple[tuple[int, ...], np.dtype]]
+    variables: dict[str, Variable]
+    bytes_a_replica: int
+
+
+def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping[str, Any]) -> Layout:
+    """Shapes [behind replica and snapshot], dtypes and labels of all recorded arrays, and the memory that a replica needs."""
+    static = {name: hyper[name] for name in dynamics.static}
+    traced = {k: jnp.zeros(1, _dtype(v)) for k, v in hyper.items() if k not in static}
+    tile = _Tile(dynamics, tuple(observables), static)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+
+    def whole(keys, traced):
+        given, carry = tile.start(keys, traced)
+        return given, carry, tile.record(carry, keys, given, jnp.int32(0))[0], dynamics_spectra(carry)
+
+    def dynamics_spectra(carry):
+        return lift(dynamics.spectra)(carry.state)
+
+    given, carry, values, spectra = jax.eval_shape(whole, keys, traced)
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((given, carry)) if hasattr(x.dtype, "itemsize"))
+    names = level_names(spectra)
+    variables = {
+        name: Variable((("level" if name == "levels" else f"level_{matrix}"),), f"eigenvalues of W Wᵀ, W = {matrix}")
+        for matrix, name in names.items()
+    }
+    for observable in observables:
+        variables.update(observable.variables)
+    arrays = {name: (tuple(v.shape[:-1]), np.dtype(v.dtype)) for name, v in values.items()}
+    for name, (shape, _) in arrays.items():
+        require(name in variables, "observables", name, "a `Variable` for every recorded value")
+        require(len(variables[name].dims) == len(shape), name, variables[name].dims, f"a name for each axis of {shape}")
+    return Layout(arrays, variables, size)
+
+
+def level_names(spectra: Mapping[str, Any]) -> dict[str, str]:
+    """The recorded name for each matrix: `levels` when there is one matrix, `levels_<matrix>` otherwise."""
+    return {matrix: "levels" if len(spectra) == 1 else f"levels_{matrix}" for matrix in spectra}
+
+
+class _Tile(NamedTuple):
+    """The loop for one tile: arrays end with the axis of replicas, `hyper` arrays and `keys` are [R]."""
+
+    dynamics: Dynamics
+    observables: tuple[Observable, ...]
+    static: Mapping[str, int]
+
+    def start(self, keys, traced):
+        roots = lift(lambda key: jax.random.split(key, 2))(keys)
+        given = {**traced}
+        given["data"] = self._lift(self.dynamics.data)(roots[0], given)
+        state = self._lift(self.dynamics.init)(roots[1], given)
+        view = self._view(state, given)
+        accumulators = tuple(self._lift(o.init)(*view) for o in self.observables)
+        diverged = jnp.where(lift(self.dynamics.healthy)(state), NEVER, 0).astype(jnp.int32)
+        return given, Carry(state, diverged, accumulators)
+
+    def advance(self, carry, keys, given, first, last):
+        return jax.lax.fori_loop(first, last, lambda i, c: self._update(i, c, keys, given), carry)
+
+    def _update(self, number, carry, keys, given):
+        keys = lift(lambda key: jax.random.fold_in(key, number))(keys)
+        if self.dynamics.block_step:
+            state = self.dynamics.block_step(keys, carry.state, {**given, **self.static, "step": number})
+        else:
+            state = self._lift(self.dynamics.step, step=number)(keys, carry.state, given)
+        healthy = lift(self.dynamics.healthy)(state)
+        diverged = jnp.where((carry.diverged == NEVER) & ~healthy, number + 1, carry.diverged)
+        state = jax.tree.map(lambda new, old: jnp.where(diverged == NEVER, new, old), state, carry.state)
+
+        def accumulate(observable, accumulator):
+            if not observable.update:
+                return accumulator
+
+            def update(accumulator):
+                return self._lift(observable.update)(accumulator, *self._view(state, given))
+
+            if observable.every == 1:
+                return update(accumulator)
+            return jax.lax.cond((number + 1) % observable.every == 0, update, lambda same: same, accumulator)
+
+        return Carry(state, diverged, tuple(map(accumulate, self.observables, carry.accumulators)))
+
+    def record(self, carry, keys, given, number):
+        view = self._view(carry.state, given)
+        names = level_names(view[0])
+        values = {names[matrix]: levels for matrix, levels in view[0].items()}
+        accumulators = []
+        for observable, accumulator in zip(self.observables, carry.accumulators, strict=True):
+            recorded, accumulator = self._lift(observable.result)(accumulator, *view)
+            values.update(recorded)
+            accumulators.append(accumulator)
+        healthy = lift(all_levels_finite)(view[0])
+        diverged = jnp.where((carry.diverged == NEVER) & ~healthy, number, carry.diverged)
+        return values, Carry(carry.state, diverged, tuple(accumulators))
+
+    def _view(self, state, given):
+        return lift(self.dynamics.spectra)(state), state, given
+
+    def _lift(self, function, **common):
+        """`function(…, hyper)` of one replica for the tile; `common` and static values join `hyper` unmapped."""
+        return lift(lambda *args: function(*args[:-1], {**args[-1], **self.static, **common}))
+
+
+def all_levels_finite(spectra: Mapping[str, Array]) -> Array:
+    """True when every level of every matrix is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in spectra.values()]))
+
+
+@functools.lru_cache(maxsize=32)
+def _program(
+    dynamics: Dynamics,
+    observables: tuple[Observable, ...],
+    static: tuple[tuple[str, int], ...],
+    devices: tuple[jax.Device, ...],
+) -> Program:
+    tile = _Tile(dynamics, observables, dict(static))
+    mesh = Mesh(np.array(devices), ("tiles",))
+    tiles, common = PartitionSpec("tiles"), PartitionSpec()
+
+    def spread(function, mapped: int, unmapped: int = 0, donate: tuple[int, ...] = ()):
+        def share(*args):
+            return jax.lax.map(lambda own: function(*own, *args[mapped:]), args[:mapped])
+
+        specs = (tiles,) * mapped + (common,) * unmapped
+        return jax.jit(
+            jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=tiles, check_vma=False), donate_argnums=donate
+        )
+
+    return Program(
+        start=spread(tile.start, 2),
+        advance=spread(tile.advance, 3, 2, donate=(0,)),
+        record=spread(tile.record, 3, 1, donate=(0,)),
+    )
+
+
+def _dtype(value: Any) -> Any:
+    return jnp.asarray(value).dtype
