@@ -50,7 +50,9 @@ def _sum_of_products(a: Array, b: Array, axis: int) -> Array:
     def term(i: int) -> Array:
         return jax.lax.index_in_dim(a, i, axis, keepdims=False) * jax.lax.index_in_dim(b, i, axis, keepdims=False)
 
-    partial = [reduce(operator.add, [term(i) for i in range(k, length, IN_FLIGHT)]) for k in range(min(IN_FLIGHT, length))]
+    partial = [
+        reduce(operator.add, [term(i) for i in range(k, length, IN_FLIGHT)]) for k in range(min(IN_FLIGHT, length))
+    ]
     while len(partial) > 1:
         partial = [reduce(operator.add, partial[i : i + 2]) for i in range(0, len(partial), 2)]
     return partial[0]

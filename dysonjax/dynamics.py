@@ -33,9 +33,13 @@ class Parameter(NamedTuple):
     def validate(self, name: str, value: float) -> float | int:
         """The value as a plain number; raises `InputError` when it is outside the domain."""
         if self.integer:
-            require(np.isfinite(value) and value == int(value) and value >= 1, name, value, "a whole number of at least 1")
+            require(
+                np.isfinite(value) and value == int(value) and value >= 1, name, value, "a whole number of at least 1"
+            )
             return int(value)
-        require(bool(np.isfinite(value)) and value > self.minimum, name, value, f"a finite number above {self.minimum:g}")
+        require(
+            bool(np.isfinite(value)) and value > self.minimum, name, value, f"a finite number above {self.minimum:g}"
+        )
         return float(value)
 
 

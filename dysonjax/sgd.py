@@ -76,7 +76,9 @@ def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer
         return SGDState(params, optimizer(hyper["learning_rate"]).init(params) if optimizer else (), loss)
 
     def step(key: PRNGKeyArray, state: SGDState, hyper: Hyper) -> SGDState:
-        loss, gradient = jax.value_and_grad(lambda p: mean_loss(model, p, batch(key, hyper), hyper["data"].task))(state.params)
+        loss, gradient = jax.value_and_grad(lambda p: mean_loss(model, p, batch(key, hyper), hyper["data"].task))(
+            state.params
+        )
         params, moved = descend(state.params, gradient, state.optimizer, hyper["learning_rate"])
         return SGDState(params, moved, loss)
 

@@ -174,7 +174,9 @@ def open_or_create(
     if path.is_dir():
         foreign = [p.name for p in path.iterdir() if p.name != f"{STORE}.partial"]
         if foreign:
-            raise StoreError(f"{path}: expected a new or empty directory, but it holds {foreign[0]!r} and is no dysonjax run")
+            raise StoreError(
+                f"{path}: expected a new or empty directory, but it holds {foreign[0]!r} and is no dysonjax run"
+            )
     return create(path, header, arrays, block_size)
 
 
@@ -219,4 +221,6 @@ def _writing(directory: Path | None) -> Iterator[None]:
     except (StoreError, InputError):
         raise
     except OSError as error:
-        raise StoreError(f"{directory}: cannot be written ({error.strerror or error}); finished blocks are kept") from error
+        raise StoreError(
+            f"{directory}: cannot be written ({error.strerror or error}); finished blocks are kept"
+        ) from error

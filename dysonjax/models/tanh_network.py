@@ -76,7 +76,12 @@ class TanhNetwork:
     @property
     def config(self) -> Mapping[str, Any]:
         widths = [self.inputs, *self.hidden, self.outputs]
-        return {"model": "tanh network", "widths": widths, "activation": self.activation, "trained": list(self.trained_names)}
+        return {
+            "model": "tanh network",
+            "widths": widths,
+            "activation": self.activation,
+            "trained": list(self.trained_names),
+        }
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -104,12 +109,14 @@ class TanhNetwork:
         shapes = self.shapes
         return {n: jax.random.normal(k, shapes[n]) / jnp.sqrt(shapes[n][1]) for n, k in zip(names, keys, strict=True)}
 
-    def sample(self, key: PRNGKeyArray, num: int, task: Weights) -> tuple[Float[Array, "num n"], Float[Array, "num outputs"]]:
+    def sample(
+        self, key: PRNGKeyArray, num: int, task: Weights
+    ) -> tuple[Float[Array, "num n"], Float[Array, "num outputs"]]:
         """Inputs of the first trained layer (x ~ N(0, 1) sent through the frozen layers before it) and the teacher's answers."""
         first = list(self.shapes).index(self.trained_names[0])
         x = jax.random.normal(key, (num, self.inputs))
         for w in list(task.values())[:first]:
-            x = _ACTIVATIONS[self.activation][0](x @ w.T)
+            x = self.activate(x @ w.T)
         return x, jax.vmap(self._module(task))(x)
 
     def _module(self, weights: Weights) -> FeedForward:
@@ -122,16 +129,27 @@ class TanhNetwork:
         h, target = example
         return 0.5 * jnp.sum(jnp.square(target - self._module(task | params)(h)))
 
-    def hidden_field(self, params: Weights, examples: tuple[Array, Array], task: Weights) -> Float[Array, "num K"]:
-        """z = W s₀, what the last hidden layer's activation acts on."""
-        x, _ = examples
-        *hidden, _ = self._module(task | params).weights
-        for i, w in enumerate(hidden):
-            x = (_ACTIVATIONS[self.activation][0](x) if i else x) @ w.T
-        return x
+    def last_hidden(
+        self, params: Weights, examples: tuple[Array, Array], task: Weights
+    ) -> tuple[Float[Array, "num L"], Float[Array, "num K"]]:
+        """s₀ and z = W s₀: what enters the last hidden layer's matrix, and what its activation acts on."""
+        s, _ = examples
+        *before, w, _ = self._module(task | params).weights
+        for v in before:
+            s = self.activate(s @ v.T)
+        return s, s @ w.T
 
     def matrices(self, params: Weights) -> Weights:
+        """All trained matrices."""
         return params
+
+    def activate(self, z: Array) -> Array:
+        """The activation function."""
+        return _ACTIVATIONS[self.activation][0](z)
+
+    def slope(self, activated: Array) -> Array:
+        """The activation's derivative, in terms of its own value."""
+        return _ACTIVATIONS[self.activation][1](activated)
 
     def block_loss_and_gradient(
         self, params: Weights, examples: tuple[Array, Array], task: Weights
@@ -142,13 +160,12 @@ class TanhNetwork:
         from computing tanh again in every place that uses it.
         """
         barrier = jax.lax.optimization_barrier
-        activate, slope = _ACTIVATIONS[self.activation]
         names = list(self.shapes)[list(self.shapes).index(self.trained_names[0]) :]
         weights = task | params
         x, target = examples
         inputs = [x]
         for name in names[:-1]:
-            inputs.append(barrier(activate(barrier(matvec(weights[name], inputs[-1])))))
+            inputs.append(barrier(self.activate(barrier(matvec(weights[name], inputs[-1])))))
         error = barrier(matvec(weights[names[-1]], inputs[-1]) - target)
         loss = 0.5 * jnp.mean(jnp.sum(jnp.square(error), axis=1), axis=0)
 
@@ -158,5 +175,5 @@ class TanhNetwork:
             if names[depth] in params:
                 gradient[names[depth]] = sum_of_outer(delta, inputs[depth])
             if depth:
-                delta = barrier(matvec_transposed(weights[names[depth]], delta) * slope(inputs[depth]))
+                delta = barrier(matvec_transposed(weights[names[depth]], delta) * self.slope(inputs[depth]))
         return loss, gradient

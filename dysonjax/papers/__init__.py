@@ -1,0 +1,1 @@
+"""One module a paper: the experiment, its estimators, its figures, made of the public pieces."""

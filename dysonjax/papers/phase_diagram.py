@@ -1,0 +1,161 @@
+"""Phase diagram of the tanh network (arXiv:2509.01349): which learning rates, batch sizes and initial widths learn, freeze or blow up.
+
+The experiment and what it measures: temperature T = α/|B| against disorder σ_W (`init_width`), with W the matrix of the
+last hidden layer [K, L], Z the one behind it, φ = a(W s₀) the soft spins. `phase_summary` turns it into phases and
+boundaries, `phase_figures` and `phase_report` show them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+
+import jax.numpy as jnp
+import xarray as xr
+from jaxtyping import Array, Float, PyTree
+
+from dysonjax.dynamics import Hyper, Spectra
+from dysonjax.errors import require
+from dysonjax.grid import Grid
+from dysonjax.models.tanh_network import TanhNetwork, Weights
+from dysonjax.observables import Observable, Variable
+from dysonjax.scan import scan
+from dysonjax.sgd import SGDState, loss_observables, sgd
+from dysonjax.simulate import log_steps
+
+_ORDER_PARAMETERS = {
+    "test_error": Variable((), "test loss ⟨(y_t − y)²⟩ on the test inputs"),
+    "memory": Variable((), "q_time = (1/nK) Σ φ(0)·φ(t)"),
+    "alignment": Variable((), "hs = (1/n) ⟨h, φ⟩/(|h| |φ|), h = Zᵀ y_t"),
+    "drift": Variable((), "K_t = |K̃_11| − |K̃_KK|"),
+    "repulsion": Variable((), "V_t from the variances of D in the eigenbasis of W Wᵀ, the g_ij² of Dyson's equation"),
+    "repulsion_published": Variable((), "V_t from the matrix of variances of D, itself rotated, as published"),
+}
+
+
+@dataclass(frozen=True)
+class PhaseDiagram:
+    """The experiment: a grid of learning rates, initial widths and batch sizes for one network. Defaults: the paper's grid."""
+
+    learning_rate: tuple[float, ...] = tuple(2.0**k for k in range(-3, 9))
+    init_width: tuple[float, ...] = tuple(2.0**k for k in range(-3, 9))
+    batch_size: tuple[int, ...] = (4,)
+    seeds: int = 4
+    epochs: int = 100
+    batches: int = 1000
+    snapshots: int = 21
+    hidden: tuple[int, ...] = (32, 16)
+    activation: str = "tanh"
+    key: int = 0
+
+    def __post_init__(self):
+        for name in ("seeds", "epochs", "batches"):
+            value = getattr(self, name)
+            require(isinstance(value, int) and value >= 1, name, value, "a whole number of at least 1")
+        require(self.snapshots >= 2, "snapshots", self.snapshots, "at least 2: the start and the end")
+        require(0 <= self.key < 2**63, "key", self.key, "a whole number in 0 … 2⁶³ − 1")
+
+    @property
+    def network(self) -> TanhNetwork:
+        return TanhNetwork(hidden=self.hidden, activation=self.activation, trained=(len(self.hidden) - 1,))  # type: ignore[arg-type]
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(
+            learning_rate=self.learning_rate,
+            init_width=self.init_width,
+            batch_size=self.batch_size,
+            seed=range(self.seeds),
+        )
+
+    def run(self, out: str | PathLike[str] | None = None, progress: bool | None = None) -> xr.Dataset:
+        """Compute it, or continue the run in `out`; see `dysonjax.scan`."""
+        return scan(
+            sgd(self.network, batches=self.batches),
+            self.grid,
+            self.epochs * self.batches,
+            key=self.key,
+            snapshots=log_steps(self.epochs * self.batches, self.snapshots, self.batches),
+            observables=(*loss_observables(self.network), order_parameters(self.network)),
+            out=out,
+            progress=progress,
+        )
+
+
+def experiment_of(stored: Mapping) -> PhaseDiagram:
+    """The `PhaseDiagram` that a stored run's experiment describes, so that it can be continued; raises `InputError`."""
+    widths, batches = stored.get("widths", ()), stored.get("batches", 0)
+    observed = [name for o in stored.get("observables", ()) for name in o.get("snapshots", ())]
+    require("memory" in observed, "run", stored.get("dynamics"), "a phase diagram, made by `dysonjax phase-diagram`")
+    grid = stored["grid"]
+    return PhaseDiagram(
+        tuple(grid["learning_rate"]), tuple(grid["init_width"]), tuple(grid["batch_size"]), len(grid["seed"]),
+        stored["steps"] // batches, batches, len(stored["snapshots"]), tuple(widths[1:-1]), stored["activation"],
+        stored["key"][-1] + (stored["key"][0] << 32),
+    )  # fmt: skip
+
+
+def order_parameters(network: TanhNetwork) -> Observable:
+    """Order parameters at every snapshot, on the test inputs: test error, memory, alignment and the terms of the Langevin criterion."""
+    w, z = list(network.shapes)[-2:]
+    require(
+        w in network.trained_names, "trained", network.trained, f"{w}, the matrix of the last hidden layer, among them"
+    )
+
+    def spins(state: SGDState, hyper: Hyper) -> Float[Array, "n K"]:
+        given = hyper["data"]
+        return network.activate(network.last_hidden(state.params, given.test, given.task)[1])
+
+    def init(spectra: Spectra, state: SGDState, hyper: Hyper) -> Float[Array, "n K"]:
+        return spins(state, hyper)
+
+    def result(start: Array, spectra: Spectra, state: SGDState, hyper: Hyper) -> tuple[dict[str, Array], PyTree]:
+        given = hyper["data"]
+        weights = given.task | state.params
+        phi, target = spins(state, hyper), given.test[1]
+        field = target @ weights[z]
+        drift, repulsion, published = langevin_terms(network, weights, given.test)
+        values = {
+            "test_error": jnp.mean(jnp.sum(jnp.square(target - phi @ weights[z].T), axis=-1)),
+            "memory": jnp.mean(start * phi),
+            "alignment": jnp.vdot(field, phi) / (jnp.linalg.norm(field) * jnp.linalg.norm(phi) * len(phi)),
+            "drift": drift,
+            "repulsion": repulsion,
+            "repulsion_published": published,
+        }
+        return values, start
+
+    return Observable(init, result, _ORDER_PARAMETERS, config={"snapshots": sorted(_ORDER_PARAMETERS)})
+
+
+def langevin_terms(
+    network: TanhNetwork, weights: Weights, examples: tuple[Array, Array]
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """Drift K_t, and Coulomb repulsion V_t in two readings, for one network of K ≥ 3 levels.
+
+    For each sample D = W gᵀ + g Wᵀ with its gradient g = [Zᵀ(y − y_t)] a'(z) s₀ᵀ; in the eigenbasis of W Wᵀ, levels in
+    descending order, K̃ is the mean of D and Ṽ its variance element by element. With K_t = |K̃_11| − |K̃_KK| and
+    V_t = 2Ṽ_1K/(K−1) + Σ_{k=1}^{K−2} (Ṽ_{1,1+k} + Ṽ_{K,K−k})/k, the network is learnable when
+    K_t/(√r (K−1)) ≥ T V_t/(4σ_W²). The published V_t takes the variance first and then rotates that matrix as if it were
+    a tensor; the other takes the variance of the rotated D, which is what repels levels.
+    """
+    w, z = (weights[name] for name in list(network.shapes)[-2:])
+    s, field = network.last_hidden(weights, examples, weights)
+    phi = network.activate(field)
+    error = (phi @ z.T - examples[1]) @ z * network.slope(phi)
+    basis = jnp.linalg.eigh(w @ w.T)[1][:, ::-1]
+    half = jnp.einsum("ni,nj->nij", s @ w.T, error)
+    d = half + half.mT
+    rotated = basis.T @ d @ basis
+    mean = jnp.mean(rotated, axis=0)
+    published = basis.T @ jnp.var(d, axis=0) @ basis
+    return (
+        jnp.abs(mean[0, 0]) - jnp.abs(mean[-1, -1]),
+        _edge_repulsion(jnp.var(rotated, axis=0)),
+        _edge_repulsion(published),
+    )
+
+
+def _edge_repulsion(v: Float[Array, "K K"]) -> Float[Array, ""]:
+    count = len(v)
+    k = jnp.arange(1, count - 1)
+    return 2 * v[0, -1] / (count - 1) + jnp.sum((v[0, k] + v[-1, count - 1 - k]) / k)
