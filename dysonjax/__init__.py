@@ -1,4 +1,4 @@
-"""dysonjax: how the spectra of weight matrices move while a network learns, for thousands of hyper-parameters at once."""
+"""dysonjax: how the spectra of weight matrices move while a network learns, thousands of runs at once."""
 
 from dysonjax import models, observables, spectra
 from dysonjax.dynamics import Dynamics, Parameter

@@ -1,4 +1,4 @@
-"""`Dynamics`: how one replica starts, moves one update and shows its spectra; SGD and both Langevin equations are such records."""
+"""`Dynamics`: how one replica starts, moves one update and shows its spectra; SGD and Langevin equations are such."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from dysonjax.errors import require
 
 Hyper = Mapping[str, Any]
-"""What a replica is given: its hyper-parameters by name, `data` (see `Dynamics.data`) and, in `step`, the update's number `step`."""
+"""What a replica is given: its hyper-parameters by name, `data` (see `Dynamics`) and, in `step`, the number `step`."""
 
 Spectra = Mapping[str, Array]
 """Levels of each weight matrix by the matrix' name, [n] each, largest first."""
@@ -56,16 +56,16 @@ def all_finite(state: PyTree) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Dynamics:
-    """How a replica starts, moves and shows its spectra: pure functions of one replica, which the engine runs for thousands.
+    """How a replica starts, moves and shows its spectra: pure functions of one replica, run for thousands at once.
 
     - `init(key, hyper) -> state`: any pytree of arrays;
     - `step(key, state, hyper) -> state`: one update; `hyper["step"]` is its number, counted from 0;
     - `spectra(state) -> {matrix name: levels [n]}`, largest level first;
-    - `data(key, hyper) -> pytree`: what is drawn once per replica and never changes (teacher, data set); the others find
-      it in `hyper["data"]`, so that it is neither carried through the loop nor copied;
+    - `data(key, hyper) -> pytree`: what is drawn once per replica and never changes (teacher, data set); the others
+      find it in `hyper["data"]`, so that it is neither carried through the loop nor copied;
     - `healthy(state) -> bool`: False as soon as the state is useless; such a replica is frozen at its last good state;
-    - `block_step(keys, state, hyper)`: optional faster `step` for a block of R replicas on the last axis of every array;
-      must equal `jax.vmap(step, in_axes=-1, out_axes=-1)`;
+    - `block_step(keys, state, hyper)`: optional faster `step` for a block of R replicas on the last axis of every
+      array; must equal `jax.vmap(step, in_axes=-1, out_axes=-1)`;
     - `parameters`: the hyper-parameters understood; those in `static` reach all functions as plain Python ints because
       they decide shapes (one compilation for each value); all others are traced scalars;
     - `observables`: what is recorded besides the levels unless the caller says otherwise;

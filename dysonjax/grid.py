@@ -45,21 +45,23 @@ class Grid:
         return math.prod(self.shape.values())
 
 
-def _axis(name: str, values: Iterable[float] | float) -> tuple[float | int, ...]:
-    numbers = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
-    require(len(numbers) > 0, name, numbers, "at least one value")
-    for value in numbers:
-        real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        require(real and math.isfinite(value), name, value, "a finite number")
+def _axis(name: str, values: Any) -> tuple[float | int, ...]:
+    given = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    require(len(given) > 0, name, given, "at least one value")
+    numbers = []
+    for value in given:
+        number = value.item() if isinstance(value, np.number | np.ndarray | jax.Array) and value.ndim == 0 else value
+        real = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+        require(real, name, value, "a finite number")
         if name == "seed":
-            require(value == int(value) and 0 <= value < 2**32, name, value, "a whole number in 0 … 2³² − 1")
-    numbers = [int(v) if name == "seed" else v.item() if isinstance(v, np.number) else v for v in numbers]
+            require(number == int(number) and 0 <= number < 2**32, name, value, "a whole number in 0 … 2³² − 1")
+        numbers.append(int(number) if name == "seed" else number)
     require(len(set(numbers)) == len(numbers), name, numbers, "values that differ from each other")
     return tuple(numbers)
 
 
 class Replicas:
-    """A grid laid out for a dynamics: `hyper` values and `keys` of all replicas, as buckets that share their static values.
+    """A grid laid out for a dynamics: `hyper` values and `keys` of all replicas, in buckets that share static values.
 
     Axes are `static` hyper-parameters first (each combination is a bucket, compiled on its own), then all others.
     """

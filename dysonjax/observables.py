@@ -1,7 +1,8 @@
 """Streaming accumulators: what is measured while replicas run, in memory that does not grow with the number of updates.
 
-Every observable reports once per snapshot; an accumulated one covers the updates since the snapshot before. All functions
-are those of one replica, with `(spectra, state, hyper)` as their view of it; the engine runs them for whole blocks.
+Every observable reports once per snapshot; an accumulated one covers the updates since the snapshot before. All
+functions are those of one replica, with `(spectra, state, hyper)` as their view of it; the engine runs them for whole
+blocks.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,8 +31,10 @@ class Observable:
     """A streaming accumulator.
 
     - `init(spectra, state, hyper) -> accumulator`, before the first update;
-    - `update(accumulator, spectra, state, hyper) -> accumulator`, after every `every`-th update (never when `every` is 0);
-    - `result(accumulator, spectra, state, hyper) -> (values by name, accumulator for the next window)`, at each snapshot;
+    - `update(accumulator, spectra, state, hyper) -> accumulator`, after every `every`-th update (never when `every`
+      is 0);
+    - `result(accumulator, spectra, state, hyper) -> (values by name, accumulator for the next window)`, at each
+      snapshot;
     - `variables`: the label of each value;
     - `config`: JSON that tells observables apart when a stored run is continued.
     """
@@ -92,7 +95,7 @@ class _Moments(NamedTuple):
 
 
 def moments(name: str, measure: Measure, variable: Variable = Variable(), every: int = 1) -> Observable:
-    """`<name>_mean` and `<name>_variance` (n − 1 in the denominator) of `measure` over the window, by Welford's recursion."""
+    """`<name>_mean` and `<name>_variance` (over n − 1) of `measure` over the window, by Welford's recursion."""
     _positive(every)
 
     def init(*view):
@@ -118,7 +121,7 @@ def moments(name: str, measure: Measure, variable: Variable = Variable(), every:
 
 
 def histogram(name: str, measure: Measure, edges: Array, variable: Variable = Variable(), every: int = 1) -> Observable:
-    """Counts of all entries of `measure` in bins `edges` [b + 1] over the window, as [b + 2]: below, the bins, above."""
+    """Counts of all entries of `measure` over the window, in bins `edges` [b + 1], as [b + 2]: below, bins, above."""
     _positive(every)
     edges = jnp.asarray(edges, jnp.float32)
     require(

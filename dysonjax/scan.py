@@ -1,4 +1,4 @@
-"""`scan`: a whole grid of hyper-parameters and seeds through one loop, block by block, resumable, as one labelled dataset."""
+"""`scan`: a whole grid of hyper-parameters and seeds through one loop, resumable, as one labelled dataset."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from dysonjax.dynamics import Dynamics
 from dysonjax.errors import require
 from dysonjax.grid import Grid, Replicas
 from dysonjax.observables import Observable
-from dysonjax.simulate import check_snapshots, layout, simulate, tile_size
+from dysonjax.simulate import Devices, check_snapshots, layout, simulate, tile_size
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +38,17 @@ def scan(
     observables: Sequence[Observable] | None = None,
     out: str | os.PathLike[str] | None = None,
     block_size: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Devices | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Run every replica of `grid` for `steps` updates; returns a dataset with dimensions named after the grid.
 
     `snapshots`: update numbers at which levels and observables are recorded (default: 21, log-spaced; 0 and `steps` are
     always among them). `observables`: what is recorded besides the levels (default: the dynamics' own). `out`: a run's
-    directory; finished blocks are written there, and the same call continues an interrupted run. `block_size`: replicas a
-    block (default: by memory and length). `devices`: default all local ones. `progress`: a bar on the terminal, by default
-    when there is one. A replica's numbers depend on `key`, its hyper-parameters and its seed alone, never on the grid, the
-    blocks or the devices.
+    directory; finished blocks are written there, and the same call continues an interrupted run. `block_size`:
+    replicas a block (default: by memory and length). `devices`: default all local ones. `progress`: a bar on the
+    terminal, by default when there is one. A replica's numbers depend on `key`, its hyper-parameters and its seed
+    alone, never on the grid, the blocks or the devices.
 
     A replica that leaves the finite numbers is held at its last finite state; `diverged_step` tells when (−1: never).
     Raises `InputError` for bad arguments and `StoreError` when `out` cannot be used.
@@ -73,7 +73,9 @@ def scan(
         "observables": [dict(o.config) for o in observables],
         "key": np.asarray(jax.random.key_data(base)).tolist(),
     }
-    arrays = {name: ((len(marks), *inner), dtype) for name, (inner, dtype) in shown.arrays.items()}
+    arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+        name: ((len(marks), *inner), dtype) for name, (inner, dtype) in shown.arrays.items()
+    }
     arrays["diverged_step"] = ((), np.dtype(np.int32))
     header = store.Header(experiment, grid.axes, replicas.static, marks, store.label(shown.variables), [])
     if block_size is None:
@@ -102,14 +104,14 @@ def scan(
 
 
 def plan(replicas: int, unit: int, steps: int, bytes_a_replica: int, memory: int) -> int:
-    """Replicas a block: whole `unit`s (a tile on each device), within memory and `UPDATES_A_BLOCK`, all blocks alike."""
+    """Replicas a block: whole `unit`s (a tile on each device), within memory and `UPDATES_A_BLOCK`, blocks alike."""
     units = -(-replicas // unit)
     most = max(1, min(memory // max(bytes_a_replica * unit, 1), UPDATES_A_BLOCK // (steps * unit)))
     blocks = -(-units // most)
     return -(-units // blocks) * unit
 
 
-def memory_budget(devices: Sequence[jax.Device]) -> int:
+def memory_budget(devices: Devices) -> int:
     """Bytes that a block's states and data may take: half of what the devices have, an eighth of a host's memory."""
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats and devices[0].platform != "cpu":

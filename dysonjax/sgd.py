@@ -1,4 +1,4 @@
-"""Full-matrix stochastic gradient descent for any model: W ← W − (α/|B|) Σ_{b∈B} ∂L_b/∂W, α the learning rate, |B| the batch size."""
+"""Full-matrix stochastic gradient descent for any model: W ← W − (α/|B|) Σ_{b∈B} ∂L_b/∂W, α learning rate, B batch."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class SGDState(NamedTuple):
 
 
 class SGDData(NamedTuple):
-    """What is drawn once per replica: the model's task, the fixed batches [batches, B, …] (None: fresh ones), test examples."""
+    """Drawn once per replica: the model's task, the fixed batches [batches, B, …] (None: fresh ones), test examples."""
 
     task: PyTree
     batches: PyTree
@@ -40,9 +40,9 @@ def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer
     arXiv:2509.01349); None: a fresh batch for every update. `tests`: fresh examples for the test loss and the gradient
     norm. `optimizer(learning_rate)` returns any optax transform, for example `optax.adam`; None is plain SGD.
 
-    Hyper-parameters: `learning_rate` α, `batch_size` |B|, `init_width` σ_W (default 1). Records the levels of every matrix
-    the model watches, `train_loss` (mean over the updates since the last snapshot, each before its update), `test_loss` and
-    `gradient_norm` (both on the test examples).
+    Hyper-parameters: `learning_rate` α, `batch_size` |B|, `init_width` σ_W (default 1). Records the levels of every
+    matrix the model watches, `train_loss` (mean over the updates since the last snapshot, each before its update),
+    `test_loss` and `gradient_norm` (both on the test examples).
 
     >>> dynamics = sgd(TanhNetwork())  # doctest: +SKIP
     """
@@ -96,6 +96,7 @@ def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer
             examples = lift(draw)(keys, hyper["data"].task)
         else:
             examples = batch(keys, hyper)
+        assert by_hand is not None
         loss, gradient = by_hand(state.params, examples, hyper["data"].task)
         move = lift(descend) if optimizer else descend  # plain SGD is the same code for one replica and for a block
         params, moved = move(state.params, gradient, state.optimizer, hyper["learning_rate"])
@@ -145,7 +146,7 @@ def check_data(model: Model, batches: int | None, batch_size: int) -> None:
     if (batches or 0) * batch_size > model.examples:
         fit = model.examples // batch_size
         raise InputError(
-            f"batches = {batches}: expected at most {fit} batches of {batch_size} from {model.examples} examples, or None for fresh ones"
+            f"batches = {batches}: expected at most {fit} of {batch_size} from {model.examples} examples, or None"
         )
 
 

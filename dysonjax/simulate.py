@@ -1,12 +1,14 @@
 """The one loop: blocks of replicas, many updates between few snapshots, the same for every `Dynamics`.
 
-Layout in memory: replicas are cut into tiles of a few, which lie on the last axis of every array, so that a tile's state
-stays in cache and every operation vectorises over it. Inside the compiled code a loop over tiles surrounds the loop over
-time, and every device has its share of the tiles; on a CPU every core can be a device (`use_all_cores`). The host drives
-the compiled code in chunks of about half a second; progress, interruption and writing live between them.
+Layout in memory: replicas are cut into tiles of a few, which lie on the last axis of every array, so that a tile's
+state stays in cache and every operation vectorises over it. Inside the compiled code a loop over tiles surrounds the
+loop over time, and every device has its share of the tiles; on a CPU every core can be a device (`use_all_cores`).
+The host drives the compiled code in chunks of about half a second; progress, interruption and writing live between
+them.
 """
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +25,15 @@ from dysonjax.errors import require
 from dysonjax.observables import Observable, Variable
 
 SECONDS_A_CHUNK = 0.5
+
+Devices = Sequence[Any]
+"""Of `jax.Device`, which type checkers cannot see."""
 NEVER = -1
 """`diverged_step` of a replica that stayed finite."""
 
 
 class Carry(NamedTuple):
-    """What the loop carries for a tile: the state, the update at which a replica failed or `NEVER`, the accumulators."""
+    """What the loop carries for a tile: the state, the update at which each replica failed or `NEVER`, accumulators."""
 
     state: PyTree
     diverged: Array
@@ -73,15 +78,16 @@ def simulate(
     *,
     snapshots: Sequence[int] | None = None,
     observables: Sequence[Observable] | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Devices | None = None,
     on_progress: Callable[[int], None] = lambda updates: None,
 ) -> dict[str, np.ndarray]:
     """Run n replicas for `steps` updates and return what they showed at each snapshot.
 
     `keys` [n] are the replicas' random keys; `hyper` holds an array [n] for every traced hyper-parameter and an int for
-    every static one; `snapshots` are update numbers (default: 21 of them, log-spaced); `on_progress` hears the number of
-    replica-updates after each chunk. Returns arrays [n, snapshot, …] by name, and `diverged_step` [n]: the update after
-    which a replica was no longer finite, `NEVER` (−1) otherwise. Such a replica is held at its last finite state.
+    every static one; `snapshots` are update numbers (default: 21 of them, log-spaced); `on_progress` hears the number
+    of replica-updates after each chunk. Returns arrays [n, snapshot, …] by name, and `diverged_step` [n]: the update
+    after which a replica was no longer finite, `NEVER` (−1) otherwise. Such a replica is held at its last finite
+    state.
     """
     marks = check_snapshots(steps, snapshots)
     observables = tuple(dynamics.observables if observables is None else observables)
@@ -127,7 +133,7 @@ def check_snapshots(steps: int, snapshots: Sequence[int] | None) -> tuple[int, .
     if snapshots is None:
         return log_steps(int(steps))
     marks = tuple(int(s) for s in snapshots)
-    increasing = all(a < b for a, b in zip(marks, marks[1:], strict=False))
+    increasing = all(a < b for a, b in itertools.pairwise(marks))
     require(
         bool(marks) and increasing and marks[0] >= 0 and marks[-1] <= steps,
         "snapshots", snapshots, f"increasing update numbers within 0 … {steps}",
@@ -144,7 +150,7 @@ class Layout(NamedTuple):
 
 
 def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping[str, Any]) -> Layout:
-    """Shapes [behind replica and snapshot], dtypes and labels of all recorded arrays, and the memory that a replica needs."""
+    """Shapes [behind replica and snapshot], dtypes, labels of all recorded arrays, and the memory a replica needs."""
     static = {name: hyper[name] for name in dynamics.static}
     traced = {k: jnp.zeros(1, _dtype(v)) for k, v in hyper.items() if k not in static}
     tile = _Tile(dynamics, tuple(observables), static)
@@ -252,7 +258,7 @@ def _program(
     dynamics: Dynamics,
     observables: tuple[Observable, ...],
     static: tuple[tuple[str, int], ...],
-    devices: tuple[jax.Device, ...],
+    devices: tuple[Any, ...],
 ) -> Program:
     tile = _Tile(dynamics, observables, dict(static))
     mesh = Mesh(np.array(devices), ("tiles",))

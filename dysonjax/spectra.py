@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 
 def levels(w: Float[Array, "... m n"]) -> Float[Array, "... k"]:
-    """Eigenvalues of W Wᵀ, largest first: the k = min(m, n) squared singular values (the |m − n| exact zeros are left out).
+    """Eigenvalues of W Wᵀ, largest first: the k = min(m, n) squared singular values, without the |m − n| exact zeros.
 
     Taken from the singular values, because forming W Wᵀ in float32 would lose the small levels.
     """

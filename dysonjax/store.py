@@ -1,4 +1,4 @@
-"""A run's directory: results block by block in a zarr store that a killed run is continued from, and what produced them."""
+"""A run's directory: results block by block in a zarr store that a killed run is continued from, and their origin."""
 
 import contextlib
 import json
@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import xarray as xr
 import zarr
@@ -31,7 +30,7 @@ class Header(NamedTuple):
     """JSON that identifies the run; it is continued only by the same experiment."""
     axes: Mapping[str, Sequence[float]]
     """The grid's axes in the order asked for."""
-    static: Mapping[str, Sequence[int]]
+    static: Mapping[str, Sequence[float]]
     """Axes that make the buckets."""
     snapshots: Sequence[int]
     variables: Mapping[str, Any]
@@ -43,8 +42,8 @@ class Header(NamedTuple):
 class Store:
     """Arrays [bucket, replica, snapshot, …] in chunks of one block of replicas, and which blocks are finished.
 
-    A block is finished when its mark is written, which happens last; files appear in one piece, so that a process killed
-    at any moment leaves a store that is good up to its unfinished blocks.
+    A block is finished when its mark is written, which happens last; files appear in one piece, so that a process
+    killed at any moment leaves a store that is good up to its unfinished blocks.
     """
 
     def __init__(self, group: zarr.Group, directory: Path | None):
@@ -82,12 +81,11 @@ class Store:
                 partial.replace(self.directory / "config.json")
 
     def dataset(self) -> xr.Dataset:
-        """All results, axes named after the grid; replicas of unfinished blocks are NaN and their `diverged_step` is −2."""
+        """All results, axes named after the grid; replicas of unfinished blocks are NaN, their `diverged_step` −2."""
         header = self.header
         inner = {name: len(values) for name, values in header.axes.items() if name not in header.static}
-        stored = [*header.static, *inner]
-        shape = [len(header.axes[name]) for name in stored if name in header.axes]
-        stored = [name for name in stored if name in header.axes]
+        stored = [name for name in (*header.static, *inner) if name in header.axes]
+        shape = [len(header.axes[name]) for name in stored]
         variables = {}
         for name, (dims, description, unit) in header.variables.items():
             value = np.asarray(self._group[name][:])  # type: ignore[index]
@@ -95,7 +93,7 @@ class Store:
             value = value.reshape(*shape, *value.shape[2:])
             labelled = xr.Variable((*stored, *per_snapshot, *dims), value, {"long_name": description, "units": unit})
             variables[name] = labelled.transpose(*header.axes, ...)
-        coords = {name: np.asarray(values) for name, values in header.axes.items()}
+        coords: dict[str, Any] = {name: np.asarray(values) for name, values in header.axes.items()}
         coords["step"] = ("snapshot", np.asarray(header.snapshots))
         attrs = {"experiment": json.dumps(header.experiment), "provenance": json.dumps(header.provenance)}
         return xr.Dataset(variables, coords, attrs)
@@ -159,7 +157,7 @@ def open_or_create(
     arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     block_size: int,
 ) -> Store:
-    """The unfinished or finished store of this very experiment, or a new one; raises `StoreError` for anything else there."""
+    """The store of this very experiment, finished or not, or a new one; raises `StoreError` for anything else there."""
     if directory is None:
         return create(None, header, arrays, block_size)
     path = Path(directory)
@@ -180,7 +178,7 @@ def open_or_create(
     return create(path, header, arrays, block_size)
 
 
-def provenance(devices: Sequence[jax.Device]) -> dict[str, Any]:
+def provenance(devices: Sequence[Any]) -> dict[str, Any]:
     """Versions and device of this session."""
     packages = ("dysonjax", "jax", "jaxlib", "flax", "optax", "numpy")
     return {
@@ -210,8 +208,13 @@ def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         if isinstance(a, dict) and isinstance(b, dict) and a != b:
             return f"{name}.{_difference(a, b)}"
         if a != b:
-            return f"{name} = {a!r} there, {b!r} asked for"
+            return f"{name} = {_short(a)} there, {_short(b)} asked for"
     return ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 @contextlib.contextmanager

@@ -24,8 +24,8 @@ class Model(Protocol):
     - `examples`: how many distinct examples there are, None for an endless source;
     - `config`: JSON that says what the model is.
 
-    A model may also have `block_loss_and_gradient(params, examples, task)` for arrays that end with an axis of replicas:
-    an optimisation of the mean of `loss` over the batch, [B, …, R] examples, and of its gradient.
+    A model may also have `block_loss_and_gradient(params, examples, task)` for arrays that end with an axis of
+    replicas: an optimisation of the mean of `loss` over the batch, [B, …, R] examples, and of its gradient.
     """
 
     @property
@@ -57,9 +57,9 @@ class FlaxModel:
 
     `module(rngs)` builds the network from an `nnx.Rngs`; every `nnx.Param` in it is trained, other variables stay as
     built. `loss_function(net, example)` is a scalar for one example. `data` is a pytree of arrays with a common leading
-    axis, of which every replica draws its own without replacement, or a function `(key, num) -> examples`. All parameters
-    with two axes that `watch(name)` accepts are watched, and multiplied by `init_width` at the start (1, the default,
-    keeps the module's own initialisation).
+    axis, of which every replica draws its own without replacement, or a function `(key, num) -> examples`. All
+    parameters with two axes that `watch(name)` accepts are watched, and multiplied by `init_width` at the start (1,
+    the default, keeps the module's own initialisation).
     """
 
     module: Callable[[nnx.Rngs], nnx.Module]

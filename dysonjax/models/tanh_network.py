@@ -112,7 +112,7 @@ class TanhNetwork:
     def sample(
         self, key: PRNGKeyArray, num: int, task: Weights
     ) -> tuple[Float[Array, "num n"], Float[Array, "num outputs"]]:
-        """Inputs of the first trained layer (x ~ N(0, 1) sent through the frozen layers before it) and the teacher's answers."""
+        """Inputs of the first trained layer (x ~ N(0, 1) behind the frozen ones before it), the teacher's answers."""
         first = list(self.shapes).index(self.trained_names[0])
         x = jax.random.normal(key, (num, self.inputs))
         for w in list(task.values())[:first]:
@@ -156,8 +156,8 @@ class TanhNetwork:
     ) -> tuple[Float[Array, " R"], Weights]:
         """Mean loss over a batch and its gradient by hand, for replicas on the last axis.
 
-        The same as `jax.value_and_grad` of the mean of `loss`, several times faster on a CPU: barriers keep the compiler
-        from computing tanh again in every place that uses it.
+        The same as `jax.value_and_grad` of the mean of `loss`, several times faster on a CPU: barriers keep the
+        compiler from computing tanh again in every place that uses it.
         """
         barrier = jax.lax.optimization_barrier
         names = list(self.shapes)[list(self.shapes).index(self.trained_names[0]) :]

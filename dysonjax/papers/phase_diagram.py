@@ -1,4 +1,4 @@
-"""Phase diagram of the tanh network (arXiv:2509.01349): which learning rates, batch sizes and initial widths learn, freeze or blow up.
+"""Phase diagram of the tanh network (arXiv:2509.01349): which learning rates and widths learn, freeze or blow up.
 
 The experiment and what it measures: temperature T = α/|B| against disorder σ_W (`init_width`), with W the matrix of the
 last hidden layer [K, L], Z the one behind it, φ = a(W s₀) the soft spins. `phase_summary` turns it into phases and
@@ -34,7 +34,7 @@ _ORDER_PARAMETERS = {
 
 @dataclass(frozen=True)
 class PhaseDiagram:
-    """The experiment: a grid of learning rates, initial widths and batch sizes for one network. Defaults: the paper's grid."""
+    """The experiment: a grid of learning rates, initial widths and batch sizes for one network."""
 
     learning_rate: tuple[float, ...] = tuple(2.0**k for k in range(-3, 9))
     init_width: tuple[float, ...] = tuple(2.0**k for k in range(-3, 9))
@@ -95,8 +95,12 @@ def experiment_of(stored: Mapping) -> PhaseDiagram:
 
 
 def order_parameters(network: TanhNetwork) -> Observable:
-    """Order parameters at every snapshot, on the test inputs: test error, memory, alignment and the terms of the Langevin criterion."""
+    """Test error, memory, alignment and the terms of the Langevin criterion, at every snapshot, on the test inputs."""
     w, z = list(network.shapes)[-2:]
+    rows, columns = network.shapes[w]
+    require(
+        2 <= rows <= columns, "hidden", network.hidden, "a last layer of at least 2 and at most the width before it"
+    )
     require(
         w in network.trained_names, "trained", network.trained, f"{w}, the matrix of the last hidden layer, among them"
     )
@@ -135,8 +139,8 @@ def langevin_terms(
     For each sample D = W gᵀ + g Wᵀ with its gradient g = [Zᵀ(y − y_t)] a'(z) s₀ᵀ; in the eigenbasis of W Wᵀ, levels in
     descending order, K̃ is the mean of D and Ṽ its variance element by element. With K_t = |K̃_11| − |K̃_KK| and
     V_t = 2Ṽ_1K/(K−1) + Σ_{k=1}^{K−2} (Ṽ_{1,1+k} + Ṽ_{K,K−k})/k, the network is learnable when
-    K_t/(√r (K−1)) ≥ T V_t/(4σ_W²). The published V_t takes the variance first and then rotates that matrix as if it were
-    a tensor; the other takes the variance of the rotated D, which is what repels levels.
+    K_t/(√r (K−1)) ≥ T V_t/(4σ_W²). The published V_t takes the variance first and then rotates that matrix as if it
+    were a tensor; the other takes the variance of the rotated D, which is what repels levels.
     """
     w, z = (weights[name] for name in list(network.shapes)[-2:])
     s, field = network.last_hidden(weights, examples, weights)

@@ -1,7 +1,7 @@
 """Phases and boundaries of a phase diagram: what its order parameters say at every point of the grid.
 
-Three phases, each told by its own order parameter at the end of the run: paramagnetic where the levels of W Wᵀ have left the
-scale of start and teacher, jammed where the soft spins remember their start, ordered otherwise.
+Three phases, each told by its own order parameter at the end of the run: paramagnetic where the levels of W Wᵀ have
+left the scale of start and teacher, jammed where the soft spins remember their start, ordered otherwise.
 """
 
 import json
@@ -15,7 +15,7 @@ import xarray as xr
 PHASES = ("ordered", "jammed", "paramagnetic", "diverged")
 
 JAMMED_MEMORY = 0.2737
-"""⟨tanh² z⟩ at σ_z² = 1/2: the spins' overlap with themselves where their density turns bimodal, the jamming transition."""
+"""⟨tanh² z⟩ at σ_z² = 1/2: the spins' self-overlap where their density turns bimodal, the jamming transition."""
 JAMMING_WIDTH = 1 / math.sqrt(2)
 """The initial width at which the jamming line is drawn: 1/σ_W = √2."""
 BLOWN_UP = 10.0
@@ -43,7 +43,7 @@ def initial_gap(ds: xr.Dataset, width: xr.DataArray | float) -> Any:
 
 
 def learnable(ds: xr.Dataset, repulsion: str = "repulsion_published", snapshot: int = -1) -> xr.DataArray:
-    """Which networks the Langevin criterion K_t/(√r (K−1)) ≥ T V_t/(4σ_W²) calls learnable, with W of a snapshot (the last)."""
+    """Which networks the Langevin criterion K_t/(√r (K−1)) ≥ T V_t/(4σ_W²) calls learnable, with W of a snapshot."""
     at = ds.isel(snapshot=snapshot)
     return at.drift * initial_gap(ds, ds.init_width) >= ds.learning_rate / ds.batch_size * at[repulsion]
 
@@ -51,11 +51,12 @@ def learnable(ds: xr.Dataset, repulsion: str = "repulsion_published", snapshot: 
 def summary(ds: xr.Dataset) -> xr.Dataset:
     """Per grid point, at the end and over seeds: medians with 16/84 percentiles (axis `quantile`), phase, boundaries.
 
-    `separation` Λ = (1/epochs) ⟨ln(mean gap(t_f)/mean gap(0))⟩; `blow_up`, the mean gap over the larger of the initial and
-    the teacher's; `phase`, an index into `PHASES`; `learnable`, the fraction of networks that the Langevin criterion calls
-    so. For each initial width and batch size, with jackknife standard errors over seeds: `critical_temperature`, where that
-    fraction falls below 0.68, and `level_temperature`, where the levels blow up. NaN below the grid, infinite above it.
-    `_exact` marks the criterion with the repulsion of Dyson's equation instead of the published one.
+    `separation` Λ = (1/epochs) ⟨ln(mean gap(t_f)/mean gap(0))⟩; `blow_up`, the mean gap over the larger of the
+    initial and the teacher's; `initial_loss` and `largest_level`, medians; `phase`, an index into `PHASES`;
+    `learnable`, the fraction of networks that the Langevin criterion calls so. For each initial width and batch size,
+    with jackknife standard errors over seeds: `critical_temperature`, where that fraction falls below 0.68, and
+    `level_temperature`, where the levels blow up. NaN below the grid, infinite above it. `_exact` marks the criterion
+    with the repulsion of Dyson's equation instead of the published one.
     """
     lost = ds.diverged_step >= 0
     end = ds.isel(snapshot=-1).drop_vars("step")
@@ -64,10 +65,11 @@ def summary(ds: xr.Dataset) -> xr.Dataset:
     epochs = experiment(ds)["steps"] / experiment(ds)["batches"]
 
     out = end[list(VALUES)].where(~lost, np.inf).quantile([0.16, 0.5, 0.84], dim="seed", method="nearest")
-    out["separation"] = (
-        np.log(gap.isel(snapshot=-1) / gap.isel(snapshot=0)).mean("seed").drop_vars("step", errors="ignore") / epochs
-    )
+    growth = xr.DataArray(np.log(gap.isel(snapshot=-1, drop=True) / gap.isel(snapshot=0, drop=True)))
+    out["separation"] = growth.mean("seed") / epochs
     out["blow_up"] = grown.median("seed").drop_vars("step", errors="ignore")
+    out["initial_loss"] = ds.train_loss.isel(snapshot=0).median("seed").drop_vars("step", errors="ignore")
+    out["largest_level"] = end.levels.isel(level=0).median("seed")
     out["diverged"] = lost.sum("seed")
     memory = out.memory.sel(quantile=0.5, drop=True)
     out["phase"] = xr.where(
@@ -90,7 +92,8 @@ def summary(ds: xr.Dataset) -> xr.Dataset:
 def _falls_below(value: xr.DataArray, level: float) -> xr.DataArray:
     """The temperature at which `value` falls below `level`, log-interpolated, for each initial width and batch size.
 
-    The crossing that misplaces least: noise may cross several times. NaN when it is below everywhere, infinite when nowhere.
+    The crossing that misplaces least: noise may cross several times. NaN when it is below everywhere, infinite when
+    nowhere.
     """
     ordered = value.sortby("learning_rate")
     rate = ordered.learning_rate.values
@@ -113,4 +116,4 @@ def _with_jackknife(
     if count == 1:
         return estimate(samples), estimate(samples) * math.nan
     parts = xr.concat([estimate(samples.drop_isel(seed=i)) for i in range(count)], dim="seed")
-    return estimate(samples), np.sqrt((count - 1) * parts.where(np.isfinite(parts)).var("seed", skipna=False))
+    return estimate(samples), ((count - 1) * parts.where(np.isfinite(parts)).var("seed", skipna=False)) ** 0.5

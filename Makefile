@@ -1,0 +1,47 @@
+# Every target builds what it needs: .venv, with the Python that tools/newest-python picks, and the packages.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:  # two pips must not write to one .venv
+
+BIN := .venv/bin
+PYTEST_ARGS ?= -n 2
+
+.PHONY: help demo test lint types bench clean FORCE
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+	@echo 'Variables: DYSONJAX_PYTHON (the Python to use), PYTEST_ARGS (now: $(PYTEST_ARGS))'
+
+demo: .venv/installed-core  ## the main job: the phase diagram, written to runs/demo
+	$(BIN)/dysonjax phase-diagram --out runs/demo --overwrite
+
+test: lint types  ## lint, types, then the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/installed-test  ## ruff's rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-test  ## pyright on dysonjax/
+	$(BIN)/basedpyright
+
+bench: .venv/installed-bench  ## the engine's benchmark
+	$(BIN)/python -m benchmarks.sgd_engine
+
+clean:  ## remove .venv, caches and build products; runs/ stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# One stamp for each extra ("core": none), so that only a changed pyproject.toml or a new .venv installs again.
+.venv/installed-%: pyproject.toml .venv/built-from
+	@echo 'Installing dysonjax ($*) into .venv: minutes the first time'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(patsubst %,[%],$(filter-out core,$*))'
+	@touch $@
+
+# Runs every time, but touches its file only on a rebuild. A .venv knows its own folder, so a copied one is rebuilt too.
+.venv/built-from: FORCE
+	@python=$$(tools/newest-python) || exit 1; \
+	if [ "$$(cat $@ 2>/dev/null)" != "$$python for $(CURDIR)" ]; then \
+		echo "Building .venv from $$python"; \
+		rm -rf .venv && "$$python" -m venv .venv && echo "$$python for $(CURDIR)" > $@; \
+	fi

@@ -1,0 +1,185 @@
+"""The command line: `dysonjax phase-diagram` and `dysonjax report`."""
+
+import contextlib
+import functools
+import io
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from dysonjax import store
+from dysonjax.errors import InputError, StoreError, require
+from dysonjax.papers import phase_figures
+from dysonjax.papers.phase_diagram import PhaseDiagram, experiment_of
+from dysonjax.papers.phase_report import advice, phase_table, width_table
+from dysonjax.papers.phase_summary import summary
+from dysonjax.simulate import use_all_cores
+
+DEFAULT_OUT = Path("runs/phase-diagram")
+_RUN = PhaseDiagram()
+
+
+def phase_diagram(
+    learning_rate: str = "0.125:256:12",
+    init_width: str = "0.125:256:12",
+    batch_size: str = "4",
+    seeds: int = _RUN.seeds,
+    epochs: int = _RUN.epochs,
+    batches: int = _RUN.batches,
+    snapshots: int = _RUN.snapshots,
+    hidden: str = "32,16",
+    activation: str = _RUN.activation,
+    key: int = _RUN.key,
+    out: Path = DEFAULT_OUT,
+    overwrite: bool = False,
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
+) -> None:
+    """Scan SGD of the tanh network over learning rate and initial width: which pairs learn, freeze or blow up.
+
+    Grids are log-spaced first:last:count, or lists 0.1,0.2,0.4. An interrupted run is continued by --resume, or by
+    the same command again.
+
+    Args:
+        learning_rate: learning rates α.
+        init_width: widths σ_W of the initial weights, N(0, σ_W²/fan-in).
+        batch_size: batch sizes |B|.
+        seeds: independent networks at every point of the grid.
+        epochs: passes over the fixed batches.
+        batches: fixed batches in an epoch.
+        snapshots: how often the spectra are recorded, log-spaced in time.
+        hidden: widths of the hidden layers; the last one's matrix is trained.
+        activation: tanh, relu or identity.
+        key: base of all random numbers.
+        out: the run's directory: results, configuration and figures.
+        overwrite: replace an earlier run in that directory.
+        resume: continue the run in this directory, with its own settings.
+    """
+    asked = PhaseDiagram(
+        grid_values("learning-rate", learning_rate), grid_values("init-width", init_width),
+        tuple(_whole("batch-size", v) for v in grid_values("batch-size", batch_size)),
+        seeds, epochs, batches, snapshots,
+        tuple(_whole("hidden", v) for v in grid_values("hidden", hidden)), activation, key,
+    )  # fmt: skip
+    if resume is not None:
+        settings = "no other option, a run is continued with its own settings"
+        require(asked == _RUN and out == DEFAULT_OUT and not overwrite, "resume", str(resume), settings)
+        out, asked = resume, experiment_of(store.load(resume).header.experiment)
+    elif overwrite and (out / store.STORE).is_dir():
+        store.load(out)  # only a dysonjax run may be replaced
+        shutil.rmtree(out)
+    try:
+        asked.run(out, progress=True)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"finished blocks are kept; continue with: dysonjax phase-diagram --resume {out}"
+        ) from None
+    report(out)
+
+
+def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Show a run's table and figures again from its store, without computing.
+
+    Args:
+        run: the run's directory.
+    """
+    results = store.load(run)
+    experiment_of(results.header.experiment)
+    unfinished = len(results.pending())
+    if unfinished:
+        raise StoreError(
+            f"{run}: {unfinished} blocks are not finished; continue with: dysonjax phase-diagram --resume {run}"
+        )
+    ds = results.dataset()
+    points = summary(ds)
+    text = io.StringIO()
+    screen = Console() if sys.stdout.isatty() else Console(width=110)
+    for console in (screen, Console(file=text, width=110)):
+        console.print(phase_table(ds, points))
+        for size in ds.batch_size.values:
+            console.print(width_table(points, size))
+            console.print(advice(points, size))
+    try:
+        (run / "report.txt").write_text(text.getvalue())
+        figures = phase_figures.draw(ds, run / "figures")
+    except OSError as error:
+        raise StoreError(f"{run}: figures cannot be written ({error.strerror or error})") from error
+    screen.print(f"{len(figures)} figures in {run / 'figures'}", highlight=False)
+
+
+def grid_values(name: str, text: str) -> tuple[float, ...]:
+    """Values of `first:last:count` (log-spaced) or of a comma list; raises `InputError`."""
+    expected = "first:last:count, log-spaced and positive, or a comma list of numbers"
+    try:
+        if ":" not in text:
+            return tuple(float(v) for v in text.split(","))
+        first, last, count = text.split(":")
+        ends, number = (float(first), float(last)), int(count)
+    except ValueError:
+        raise InputError(f"{name} = {text!r}: expected {expected}") from None
+    require(all(np.isfinite(v) and v > 0 for v in ends) and number >= 1, name, text, f"{expected}, count at least 1")
+    require(number == 1 or ends[0] != ends[1], name, text, "two different ends, or a count of 1")
+    spaced = np.geomspace(*ends, number)
+    return tuple(float(f"{v:.12g}") for v in spaced)
+
+
+def _whole(name: str, value: float) -> int:
+    require(np.isfinite(value) and value == int(value) and value >= 1, name, value, "whole numbers of at least 1")
+    return int(value)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 1 for a run's directory, 2 for bad input, 130 for Ctrl-C."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    use_all_cores()
+    try:
+        _parse(args)()
+    except InputError as error:
+        return _refuse(str(error), 2)
+    except StoreError as error:
+        return _refuse(str(error), 1)
+    except KeyboardInterrupt as stop:
+        return _refuse(f"interrupted; {stop}" if str(stop) else "interrupted", 130)
+    return 0
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The command with its arguments read but not yet run, so that only reading them is under tyro's eye."""
+
+    @functools.wraps(command)
+    def read(*args: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **options)
+
+    return read
+
+
+def _parse(args: list[str] | None) -> Callable[[], None]:
+    """The command asked for; tyro's boxed messages become one line."""
+    app = tyro.extras.SubcommandApp()
+    app.command(_deferred(phase_diagram), name="phase-diagram")
+    app.command(_deferred(report), name="report")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return app.cli(prog="dysonjax", args=args, config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip("│ ") for line in said.getvalue().splitlines() if line.startswith("│")]
+        end = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+        raise InputError(f"{' '.join(lines[:end])}; see dysonjax --help") from None
+
+
+def _refuse(message: str, code: int) -> int:
+    sys.stderr.write(f"dysonjax: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
