@@ -162,8 +162,8 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
 def _parse(args: list[str] | None) -> Callable[[], None]:
     """The command asked for; tyro's boxed messages become one line."""
     app = tyro.extras.SubcommandApp()
-    app.command(_deferred(phase_diagram), name="phase-diagram")
-    app.command(_deferred(report), name="report")
+    app.command(name="phase-diagram")(_deferred(phase_diagram))
+    app.command(name="report")(_deferred(report))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -48,9 +48,11 @@ class Grid:
 def _axis(name: str, values: Any) -> tuple[float | int, ...]:
     given = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     require(len(given) > 0, name, given, "at least one value")
-    numbers = []
+    numbers: list[float | int] = []
     for value in given:
-        number = value.item() if isinstance(value, np.number | np.ndarray | jax.Array) and value.ndim == 0 else value
+        number: Any = (
+            value.item() if isinstance(value, np.number | np.ndarray | jax.Array) and value.ndim == 0 else value
+        )
         real = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
         require(real, name, value, "a finite number")
         if name == "seed":

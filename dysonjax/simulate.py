@@ -24,6 +24,10 @@ from dysonjax.dynamics import Dynamics, lift
 from dysonjax.errors import require
 from dysonjax.observables import Observable, Variable
 
+# XLA's CPU client runs every device's share, and the pieces of work that a share waits for, in one pool of NPROC threads
+# (default: the cores). With a device on every core none is left for the pieces and JAX 0.10 waits for itself for ever.
+os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))
+
 SECONDS_A_CHUNK = 0.5
 
 Devices = Sequence[Any]

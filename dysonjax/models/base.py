@@ -96,7 +96,7 @@ class FlaxModel:
     def sample(self, key: PRNGKeyArray, num: int, task: PyTree) -> PyTree:
         if callable(self.data):
             return self.data(key, num)
-        rows = jax.random.choice(key, len(jax.tree.leaves(self.data)[0]), (num,), replace=False)
+        rows = _distinct(key, num, len(jax.tree.leaves(self.data)[0]))
         return jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data)
 
     def loss(self, params: PyTree, example: PyTree, task: PyTree) -> Float[Array, ""]:
@@ -105,6 +105,19 @@ class FlaxModel:
 
     def matrices(self, params: PyTree) -> Mapping[str, Array]:
         return {name: x for name, x in _named(params) if x.ndim == 2 and self.watch(name)}
+
+
+def _distinct(key: PRNGKeyArray, num: int, total: int) -> Array:
+    """`num` different numbers below `total`, every set of them equally likely."""
+    if num * num > 8 * total:
+        return jax.random.permutation(key, total)[:num]
+    # Floyd's algorithm: a batch of few needs no sorting of all
+    picks = jax.random.randint(key, (num,), 0, jnp.arange(total - num, total) + 1)
+
+    def choose(i: Array, chosen: Array) -> Array:
+        return chosen.at[i].set(jnp.where(jnp.any(chosen == picks[i]), total - num + i, picks[i]))
+
+    return jax.lax.fori_loop(0, num, choose, jnp.full(num, -1))
 
 
 def _named(params: PyTree) -> list[tuple[str, Array]]:

@@ -58,17 +58,18 @@ def summary(ds: xr.Dataset) -> xr.Dataset:
     `level_temperature`, where the levels blow up. NaN below the grid, infinite above it. `_exact` marks the criterion
     with the repulsion of Dyson's equation instead of the published one.
     """
+    ds = ds.drop_vars("step")
     lost = ds.diverged_step >= 0
-    end = ds.isel(snapshot=-1).drop_vars("step")
+    end = ds.isel(snapshot=-1)
     gap = mean_gap(ds)
     grown = (gap.isel(snapshot=-1) / initial_gap(ds, np.maximum(ds.init_width, 1.0))).where(~lost, np.inf)
     epochs = experiment(ds)["steps"] / experiment(ds)["batches"]
 
     out = end[list(VALUES)].where(~lost, np.inf).quantile([0.16, 0.5, 0.84], dim="seed", method="nearest")
-    growth = xr.DataArray(np.log(gap.isel(snapshot=-1, drop=True) / gap.isel(snapshot=0, drop=True)))
+    growth = xr.DataArray(np.log(gap.isel(snapshot=-1) / gap.isel(snapshot=0)))
     out["separation"] = growth.mean("seed") / epochs
-    out["blow_up"] = grown.median("seed").drop_vars("step", errors="ignore")
-    out["initial_loss"] = ds.train_loss.isel(snapshot=0).median("seed").drop_vars("step", errors="ignore")
+    out["blow_up"] = grown.median("seed")
+    out["initial_loss"] = ds.train_loss.isel(snapshot=0).median("seed")
     out["largest_level"] = end.levels.isel(level=0).median("seed")
     out["diverged"] = lost.sum("seed")
     memory = out.memory.sel(quantile=0.5, drop=True)
@@ -76,12 +77,12 @@ def summary(ds: xr.Dataset) -> xr.Dataset:
         out.diverged * 2 > ds.sizes["seed"], 3, xr.where(out.blow_up > BLOWN_UP, 2, 1 * (memory > JAMMED_MEMORY))
     )
 
-    decades = np.log10(grown.clip(1e-30, 1e30)).drop_vars("step", errors="ignore")
+    decades = np.log10(grown.clip(1e-30, 1e30))
     out["level_temperature"], out["level_temperature_error"] = _with_jackknife(
         decades, lambda d: _falls_below(-d.median("seed"), -math.log10(BLOWN_UP))
     )
     for suffix in ("", "_exact"):
-        fraction = learnable(ds, "repulsion" if suffix else "repulsion_published").drop_vars("step").astype(float)
+        fraction = learnable(ds, "repulsion" if suffix else "repulsion_published").astype(float)
         out[f"learnable{suffix}"] = fraction.mean("seed")
         out[f"critical_temperature{suffix}"], out[f"critical_temperature{suffix}_error"] = _with_jackknife(
             fraction, lambda f: _falls_below(f.mean("seed"), CONTOURS[0])
