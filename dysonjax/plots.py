@@ -235,8 +235,10 @@ def lines_with_bars(
     low, high = (good.min() / 3, good.max() * 3) if good.size else (0.1, 1.0)
     lost = ~np.isfinite(values[:, 1])
     ax.set(xscale="log", yscale="log")
+    if high < 100 * low:
+        ax.set_ylim(low, high)
     for index, look in enumerate(looks):
-        at = x * np.exp(spread * (index / max(len(looks) - 1, 1) - 0.5))
+        at = x * np.exp(spread * ((index + 0.5) / len(looks) - 0.5))
         below, middle, above = np.where(lost[index], np.nan, np.clip(values[index], low, high))
         bars = (middle - below, above - middle)
         thin = {
@@ -252,15 +254,17 @@ def lines_with_bars(
     return bool(lost.any())
 
 
-def figure_legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+def figure_legend(figure: Figure, handles: Sequence[Artist]) -> None:
     """A legend above the panels; none when there is nothing to explain."""
     if handles:
+        columns = max(1, int(figure.get_figwidth() / 2.6))
         figure.legend(handles=list(handles), loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
 def _break_axis(ax: Axes, first: float, stretch: float) -> None:
-    decades = [d for d in 10.0 ** np.arange(-1, 16) if first <= d <= ax.get_xlim()[1]] or [first]
-    minor = [m * d for d in 10.0 ** np.arange(-1, 16) for m in range(2, 10) if first <= m * d <= ax.get_xlim()[1]]
+    end = ax.get_xlim()[1]
+    decades = [d for d in 10.0 ** np.arange(-1, 16) if first <= d <= end] or [first]
+    minor = [m * d for d in 10.0 ** np.arange(-1, 16) for m in range(2, 10) if first <= m * d <= end]
     ax.xaxis.set_major_locator(FixedLocator([first / stretch, *decades]))
     ax.xaxis.set_minor_locator(FixedLocator(minor))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: "0" if v < first else _power(v)))

@@ -27,7 +27,7 @@ TEMPERATURE = r"temperature $T = \alpha/|B|$"
 LOSS = r"training loss $\mathcal{L}$"
 GRADIENT = r"gradient norm $\|\nabla\mathcal{L}\|$"
 MEMORY = r"memory $q_\mathrm{time}$"
-DIVERGED = "diverged: no finite median"
+DIVERGED = "diverged: not finite"
 MEDIANS = "Medians over the seeds."
 SEEDS_FOR_HIGH_CONTOURS = 20
 """From this many seeds on a fraction of 95 % differs from all of them; with fewer, only the 68 % contour is drawn."""
@@ -39,6 +39,8 @@ _JAMMING: dict[str, Any] = {"color": "black", "linestyle": (0, (6, 1.5, 1, 1.5))
 _PUBLISHED: dict[str, Any] = {"color": "black", "linewidth": 1.9, **plots.HALO}
 _EIGENBASIS: dict[str, Any] = {"color": "#e8418f", "linestyle": (0, (5, 2)), "linewidth": 1.5, **plots.HALO}
 _POINTS: dict[str, Any] = {"color": "black", "marker": "o", "mfc": "white", "markersize": 5, "linestyle": "none"}
+_ABOVE: dict[str, Any] = {**_POINTS, "marker": "^"}
+_BELOW: dict[str, Any] = {**_POINTS, "marker": "v"}
 _MINUS: dict[str, Any] = {"color": "black", "marker": "_", "linestyle": "none", "markersize": 5}
 _LETTER: dict[str, Any] = {"fontsize": 12, "fontweight": "bold", "ha": "center", "va": "center", **plots.HALO}
 _START: dict[str, Any] = {"facecolor": "0.82", "edgecolor": "none", "zorder": 0}
@@ -69,7 +71,7 @@ def loss_map(ds: xr.Dataset, points: xr.Dataset, batch_size: int) -> Figure:
     for ax in axes[0]:
         plots.outline_regions(ax, *_plane(at), at.phase.values)
         _letters(ax, at)
-    note = f"{MEDIANS} Lines: phases; O ordered, J jammed, P paramagnetic."
+    note = f"{MEDIANS} Lines: phases; O\u00a0ordered, J\u00a0jammed, P\u00a0paramagnetic."
     _finish(figure, ds, batch_size, plots.hatching(meshes, DIVERGED), note)
     return figure
 
@@ -86,16 +88,14 @@ def loss_against_temperature(ds: xr.Dataset, points: xr.Dataset, batch_size: int
         {"color": colour, "marker": _MARKERS[i % len(_MARKERS)], "label": f"{width:.4g}"}
         for i, (width, colour) in enumerate(zip(widths, colours, strict=True))
     ]
-    spread = 0.6 * np.log(edges[1] / edges[0])
-    lost = False
+    lost, spread = False, 0.65 * np.log(edges[1] / edges[0])
     for ax, name, label in zip(axes[0], ("train_loss", "gradient_norm"), (LOSS, GRADIENT), strict=True):
         lost |= plots.lines_with_bars(ax, temperature, at[name].values, looks, spread)
         ax.set(xlim=edges[[0, -1]], xlabel=TEMPERATURE, ylabel=f"median {label}")
         plots.log_ticks(ax, "x", temperature)
         ax.grid(alpha=0.25, linewidth=0.5)
-    handles = axes[0, 0].get_legend_handles_labels()[0]
-    if lost:
-        handles = [*handles, Line2D([], [], color="black", marker="x", linestyle="none", label="diverged")]
+    cross = Line2D([], [], color="black", marker="x", linestyle="none", label="diverged")
+    handles = [*axes[0, 0].get_legend_handles_labels()[0], *[cross] * lost]
     figure.legend(handles=handles, loc="outside right upper", title=r"initial width $\sigma_W$")
     note = "Bars: 16 to 84 % of the seeds; the widths of one T stand side by side. Gradient on the test inputs."
     _finish(figure, ds, batch_size, (), note)
@@ -111,7 +111,7 @@ def order_parameters(ds: xr.Dataset, points: xr.Dataset, batch_size: int) -> Fig
         _map(axes[0, 0], at, "memory", MEMORY, plots.linear_norm),
         _map(axes[0, 1], at, "alignment", "alignment $hs$", plots.linear_norm),
     ]
-    handles = [_jamming_line(axes[0]), *plots.hatching(meshes, DIVERGED)]
+    handles = [*_jamming_line(axes[0]), *plots.hatching(meshes, DIVERGED)]
     note = f"{MEDIANS} Alignment includes its factor 1/n, n = {experiment(ds)['tests']}."
     _finish(figure, ds, batch_size, handles, note)
     return figure
@@ -135,10 +135,8 @@ def level_flow(ds: xr.Dataset, points: xr.Dataset, batch_size: int) -> Figure:
         ax.axhspan(*_edges(ds, 1.0), **_TEACHER)
         ax.set_title(f"{PHASES[index]}: $T$ = {_plane(at)[1][i]:.4g}, $\\sigma_W$ = {width:.4g}")
     axes[0, 0].set_ylabel(r"levels: eigenvalues of $W\,W^\top$")
-    handles: list[Artist] = [
-        Patch(**_START, label="Marchenko–Pastur, start"),
-        Patch(**_TEACHER, label="Marchenko–Pastur, teacher"),
-    ]
+    bands = ((_START, "start"), (_TEACHER, "teacher"))
+    handles: list[Artist] = [Patch(**look, label=f"Marchenko–Pastur, {name}") for look, name in bands]
     if _DIVERGED in present:
         handles.append(Line2D([], [], color="black", linestyle="dotted", label="diverged, held from here"))
     note = "One network a panel: the first seed at a point deep in its phase. Darkest line: largest level."
@@ -160,7 +158,7 @@ def separation_map(ds: xr.Dataset, points: xr.Dataset, batch_size: int) -> Figur
     rows, columns = np.nonzero(values < 0)
     axes[0, 0].plot(x[columns], y[rows], **_MINUS)
     handles = [Line2D([], [], **_MINUS, label=r"$\Lambda < 0$: gaps shrink")] if len(rows) else []
-    note = "Mean over the seeds; colours linear near 0, logarithmic beyond. Lines: phases."
+    note = "Mean over the seeds; colours linear near 0, logarithmic beyond. Lines:\u00a0phases."
     _finish(figure, ds, batch_size, [*handles, *plots.hatching([mesh], DIVERGED)], note)
     return figure
 
@@ -177,7 +175,7 @@ def boundary_maps(ds: xr.Dataset, points: xr.Dataset, batch_size: int) -> Figure
     ]
     handles = [
         *_langevin_lines(axes[0], at, ds.sizes["seed"]),
-        _jamming_line(axes[0]),
+        *_jamming_line(axes[0]),
         *_level_temperature(axes[0], at),
         *plots.hatching(meshes, DIVERGED),
     ]
@@ -259,33 +257,29 @@ def _langevin_lines(axes: Sequence[Axes], at: xr.Dataset, seeds: int) -> list[Li
     ]
 
 
-def _jamming_line(axes: Sequence[Axes]) -> Line2D:
-    """The line 1/σ_W = √2 in every panel, whose limits stay; returns the legend's entry."""
+def _jamming_line(axes: Sequence[Axes]) -> list[Line2D]:
+    """The line 1/σ_W = √2 in every panel that reaches so far; returns the legend's entry."""
+    left, right = axes[0].get_xlim()
+    if not left < 1 / JAMMING_WIDTH < right:
+        return []
     for ax in axes:
-        limits = ax.get_xlim()
         ax.axvline(1 / JAMMING_WIDTH, **_JAMMING)
-        ax.set_xlim(limits)
-    return Line2D([], [], label=r"jamming line $1/\sigma_W=\sqrt{2}$", **_JAMMING)
+    return [Line2D([], [], label=r"jamming line $1/\sigma_W=\sqrt{2}$", **_JAMMING)]
 
 
 def _level_temperature(axes: Sequence[Axes], at: xr.Dataset) -> list[Line2D]:
     """Where the levels blow up, with standard errors; triangles at the border point to values beyond the grid."""
-    x, _ = _plane(at)
-    value, error = at.level_temperature.values, at.level_temperature_error.values
+    x, value, error = _plane(at)[0], at.level_temperature.values, at.level_temperature_error.values
     inside = np.isfinite(value)
     bars = np.where(np.isfinite(error), error, 0.0)[inside]
-    looks: list[dict[str, Any]] = [{**_POINTS, "marker": marker} for marker in "^v"]
-    up, down = looks
     for ax in axes:
         limits, border = ax.get_ylim(), ax.get_xaxis_transform()
         ax.errorbar(x[inside], value[inside], bars, elinewidth=1.0, capsize=2, zorder=5, **_POINTS)
-        for where, look, height in ((value == np.inf, up, 0.975), (np.isnan(value), down, 0.025)):
+        for where, look, height in ((value == np.inf, _ABOVE, 0.975), (np.isnan(value), _BELOW, 0.025)):
             ax.add_line(Line2D(x[where], np.full(where.sum(), height), transform=border, **look))
         ax.set_ylim(limits)
     handles = [Line2D([], [], label="levels blow up", **_POINTS)]
-    if not inside.all():
-        handles.append(Line2D([], [], label="the same, beyond the grid", **up))
-    return handles
+    return handles if inside.all() else [*handles, Line2D([], [], label="the same, beyond the grid", **_ABOVE)]
 
 
 def _sizes(ds: xr.Dataset, batch_size: int) -> str:
@@ -300,5 +294,5 @@ def _sizes(ds: xr.Dataset, batch_size: int) -> str:
 
 
 def _finish(figure: Figure, ds: xr.Dataset, batch_size: int, handles: Sequence[Artist], note: str) -> None:
-    plots.figure_legend(figure, handles, columns=3)
+    plots.figure_legend(figure, handles)
     plots.caption(figure, f"{_sizes(ds, batch_size)} {note}")

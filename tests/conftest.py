@@ -1,0 +1,93 @@
+"""Two CPU devices for every test, and small dynamics whose laws are known exactly."""
+
+import os
+
+# read when JAX first makes a device, so it must be set before any test does
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2"])
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dysonjax.dynamics import Dynamics, Parameter, lift
+from dysonjax.observables import Variable, snapshot
+
+START = (3.0, -1.0)
+"""Where the Ornstein–Uhlenbeck toy starts, times `init_width`."""
+
+
+def ornstein_uhlenbeck(block: bool = False, on_trace=lambda: None) -> Dynamics:
+    """x ← a x + √(T (1 − a²)) ξ, a = e^{−learning_rate}: two levels, mean and variance exact at every step.
+
+    ξ is the scaled sum of `batch_size` normal numbers, so the batch size decides a shape and nothing else. `on_trace`
+    is called whenever Python runs `step`: only when it is traced, if the engine compiles as it should.
+    """
+
+    def init(key, hyper):
+        return jnp.array(START) * hyper["init_width"]
+
+    def move(x, noise, hyper):
+        a = jnp.exp(-hyper["learning_rate"])
+        kick = jnp.sqrt(hyper["temperature"] * (1 - a * a) / hyper["batch_size"])
+        return a * x + kick * noise.sum(0)
+
+    def step(key, x, hyper):
+        on_trace()
+        return move(x, jax.random.normal(key, (hyper["batch_size"], 2)), hyper)
+
+    def block_step(keys, x, hyper):
+        on_trace()
+        return move(x, lift(lambda key: jax.random.normal(key, (hyper["batch_size"], 2)))(keys), hyper)
+
+    return Dynamics(
+        init=init,
+        step=step,
+        block_step=block_step if block else None,
+        spectra=lambda x: {"W": jnp.sort(x)[::-1]},
+        parameters={
+            "learning_rate": Parameter(),
+            "batch_size": Parameter(1, integer=True),
+            "init_width": Parameter(1.0),
+            "temperature": Parameter(1.0),
+        },
+        static=("batch_size",),
+        observables=(POSITION,),
+        config={"dynamics": "Ornstein–Uhlenbeck toy"},
+    )
+
+
+POSITION = snapshot("x", lambda spectra, x, hyper: x, Variable(("coordinate",), "coordinates", "m"))
+
+
+def moments_of(steps, learning_rate, init_width=1.0, temperature=1.0):
+    """Mean [2] and variance of the toy's x after `steps` updates."""
+    a = np.exp(-learning_rate * np.asarray(steps, float))
+    return init_width * a[..., None] * np.array(START), temperature * (1 - a * a)
+
+
+def geometric(spectra=lambda x: {"W": x}) -> Dynamics:
+    """x ← (rate + noise/1000) x from x = (2, 1): a rate of 2¹⁵ leaves float32 (2¹²⁸) at update 9, or 5 in a square."""
+
+    def step(key, x, hyper):
+        return x * (hyper["learning_rate"] + 1e-3 * jax.random.normal(key, (2,)))
+
+    return Dynamics(
+        init=lambda key, hyper: jnp.array([2.0, 1.0]),
+        step=step,
+        spectra=spectra,
+        parameters={"learning_rate": Parameter()},
+        observables=(POSITION,),
+        config={"dynamics": "geometric toy"},
+    )
+
+
+def assert_same(one, other, variables=None):
+    """The same numbers in two datasets, bit for bit; dimensions may be in another order."""
+    names = list(one.data_vars) if variables is None else variables
+    assert names and set(names) <= set(other.data_vars)
+    for name in names:
+        a, b = one[name], other[name].transpose(*one[name].dims)
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        # bytes, because NaN must equal NaN and −0 must not equal 0
+        assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes(), name
