@@ -60,7 +60,7 @@ def sizes(tiny: bool) -> Size:
 
 
 def flops_an_update(outputs: int, inputs: int, batch: int) -> int:
-    """Floating-point operations of one update: W h and Σ d hᵀ, a multiplication and an addition each; tanh not counted."""
+    """Operations of one update: W h and Σ d hᵀ, a multiplication and an addition each; tanh not counted."""
     return 4 * outputs * inputs * batch
 
 
@@ -182,7 +182,7 @@ def timed(run: Callable[[], Any]) -> float:
 
 
 def peak_gflops() -> float:
-    """Measured rate of a large float32 matrix product, the best of several, over all devices, in 10⁹ operations a second."""
+    """Rate of a large float32 matrix product over all devices, the best of several, in 10⁹ operations a second."""
     accelerator = jax.default_backend() != "cpu"
     n = 16384 if accelerator else 3072
     product = jax.jit(lambda a: jnp.dot(a, a, precision="highest"))
@@ -296,9 +296,8 @@ def show(result: dict[str, Any]) -> None:
         print(f"{name:22s} {rate['median']:12.4g} updates/s ({rate['min']:.4g} – {rate['max']:.4g})")
     for name, ratio in result["ratios"].items():
         print(f"{name:32s} {ratio['median']:8.0f} ({ratio['min']:.0f} – {ratio['max']:.0f})")
-    print(
-        f"compile {result['compile_seconds']:.1f} s; {result['share_of_peak']:.0%} of {result['peak_gflops']:.0f} Gflop/s"
-    )
+    share = f"{result['share_of_peak']:.0%} of {result['peak_gflops']:.0f} Gflop/s"
+    print(f"compile {result['compile_seconds']:.1f} s; {share}")
     print(f"the published 1.44e12 updates: {result['published_run_hours']:.1f} hours")
     for name in ("against_replicas", "against_widths", "against_form"):
         print(name.replace("_", " "), result[name])

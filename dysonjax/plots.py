@@ -210,7 +210,7 @@ def level_flow(ax: Axes, steps: ArrayLike, levels: ArrayLike, held_from: int | N
     shown = np.where(np.isfinite(levels) & (levels > 0), levels, np.nan)
     first, last = steps[steps > 0].min(), steps.max()
     stretch = max(last / first, 10.0) ** 0.14
-    colours = matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.88, shown.shape[1]))
+    colours = matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.75, shown.shape[1]))
     ax.set(xscale="log", yscale="log", xlim=(first / stretch**1.3, last * stretch**0.3), xlabel="updates")
     at = np.where(steps > 0, steps, first / stretch)
     lines = [ax.plot(at, v, color=c, marker=".", markersize=3)[0] for v, c in zip(shown.T, colours, strict=True)]

@@ -37,12 +37,13 @@ def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer
     """SGD on `model` with real mini-batches, as a `Dynamics`.
 
     `batches`: an epoch is this many fixed batches, drawn once per replica and used in fixed order (the setting of
-    arXiv:2509.01349); None: a fresh batch for every update. `tests`: fresh examples for the test loss and the gradient
-    norm. `optimizer(learning_rate)` returns any optax transform, for example `optax.adam`; None is plain SGD.
+    arXiv:2509.01349); None: a fresh batch for every update. `tests`: how many other examples give the test loss; of
+    finite data, those that the fixed batches leave over, or training examples if none are left.
+    `optimizer(learning_rate)` returns any optax transform, for example `optax.adam`; None is plain SGD.
 
     Hyper-parameters: `learning_rate` α, `batch_size` |B|, `init_width` σ_W (default 1). Records the levels of every
     matrix the model watches, `train_loss` (mean over the updates since the last snapshot, each before its update),
-    `test_loss` and `gradient_norm` (both on the test examples).
+    `test_loss`, and `gradient_norm` (on as many training examples as there are tests).
 
     >>> dynamics = sgd(TanhNetwork())  # doctest: +SKIP
     """
@@ -55,12 +56,17 @@ def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer
         check_data(model, batches, size)
         task_key, train_key, test_key = jax.random.split(key, 3)
         task = model.task(task_key)
-        fixed = None
-        if batches is not None:
-            drawn = model.sample(train_key, batches * size, task)
-            fixed = jax.tree.map(lambda x: x.reshape(batches, size, *x.shape[1:]), drawn)
-        num = min(tests, model.examples or tests)
-        return SGDData(task, fixed, model.sample(test_key, num, task))
+        if batches is None:
+            return SGDData(task, None, model.sample(test_key, min(tests, model.examples or tests), task))
+        trained = batches * size
+        if model.examples is None:
+            drawn, test = model.sample(train_key, trained, task), model.sample(test_key, tests, task)
+        else:
+            drawn = model.sample(train_key, min(trained + tests, model.examples), task)
+            left = slice(trained, None) if model.examples > trained else slice(tests)
+            test = jax.tree.map(lambda x: x[left], drawn)
+        fixed = jax.tree.map(lambda x: x[:trained].reshape(batches, size, *x.shape[1:]), drawn)
+        return SGDData(task, fixed, test)
 
     def batch(key: PRNGKeyArray, hyper: Hyper) -> PyTree:
         given: SGDData = hyper["data"]
@@ -129,13 +135,29 @@ def loss_observables(model: Model) -> tuple[Observable, ...]:
         return mean_loss(model, state.params, hyper["data"].test, hyper["data"].task)
 
     def gradient_norm(spectra: Spectra, state: SGDState, hyper: Hyper) -> Array:
-        return optax.tree.norm(jax.grad(lambda p: on_tests(spectra, state._replace(params=p), hyper))(state.params))
+        given: SGDData = hyper["data"]
+        gradient = jax.grad(lambda p: mean_loss(model, p, _some_training_examples(given), given.task))(state.params)
+        return optax.tree.norm(gradient)
 
     return (
         mean("train_loss", lambda spectra, state, hyper: state.loss, Variable((), "batch loss, mean over the updates")),
         snapshot("test_loss", on_tests, Variable((), "loss on the test examples")),
-        snapshot("gradient_norm", gradient_norm, Variable((), "Frobenius norm of the gradient of the test loss")),
+        snapshot(
+            "gradient_norm",
+            gradient_norm,
+            Variable((), "Frobenius norm of the gradient of the loss, on as many training examples as there are tests"),
+        ),
     )
+
+
+def _some_training_examples(data: SGDData) -> PyTree:
+    """The first fixed batches, about as many examples as there are tests; fresh batches are like the tests."""
+    if data.batches is None:
+        return data.test
+    tests = len(jax.tree.leaves(data.test)[0])
+    batches, size, *_ = jax.tree.leaves(data.batches)[0].shape
+    some = min(batches, -(-tests // size))
+    return jax.tree.map(lambda x: x[:some].reshape(some * size, *x.shape[2:]), data.batches)
 
 
 def check_data(model: Model, batches: int | None, batch_size: int) -> None:

@@ -25,7 +25,7 @@ from dysonjax.errors import require
 from dysonjax.observables import Observable, Variable
 
 # XLA's CPU client runs every device's share, and the pieces of work that a share waits for, in one pool of NPROC threads
-# (default: the cores). With a device on every core none is left for the pieces and JAX 0.10 waits for itself for ever.
+# (default: the cores). With a device on every core none is left for the pieces, and JAX 0.10 waits for itself forever.
 os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))
 
 SECONDS_A_CHUNK = 0.5
@@ -68,10 +68,12 @@ def tile_size(dynamics: Dynamics, replicas: int, platform: str | None = None) ->
 
 
 def log_steps(steps: int, count: int = 21, unit: int = 1) -> tuple[int, ...]:
-    """Snapshot times: 0 and at most `count` − 1 log-spaced multiples of `unit`, the last one `steps`."""
-    units = max(steps // unit, 1)
-    marks = np.unique(np.round(np.geomspace(1, units, max(count - 1, 1))).astype(int)) * unit
-    return (0, *(int(m) for m in marks[:-1] if m < steps), steps)
+    """Snapshot times: 0 and `count` − 1 log-spaced multiples of `unit` (all of them if they are fewer), the last `steps`."""
+    units, marks = steps // unit, [0]
+    for left in range(count - 2, 0, -1):
+        last = max(marks[-1], 1)
+        marks.append(max(marks[-1] + 1, round(last * (units / last) ** (1 / (left + 1)) if marks[-1] else 1)))
+    return (*(m * unit for m in marks if m < units), steps)
 
 
 def simulate(

@@ -194,6 +194,13 @@ def test_bars_reach_from_the_16_to_the_84_percentile():
     assert [list(line.get_xdata()) for line in crosses] == [[4.0], []]
 
 
+def test_a_single_value_stands_in_a_range_with_room_around_it():
+    ax = plots.new_figure(1, 1, (4, 3))[1][0, 0]
+    assert not plots.lines_with_bars(ax, [2.0], np.full((1, 3, 1), 7.0), [{}], spread=0.5)
+    np.testing.assert_allclose(ax.get_ylim(), [7 / 3, 21])
+    np.testing.assert_allclose(ax.lines[0].get_data(), [[2.0], [7.0]])
+
+
 def test_contours_run_where_the_logarithm_says():
     ax = plots.new_figure(1, 1, (4, 3))[1][0, 0]
     x, y = [1.0, 4.0], [100.0, 1.0, 10.0]
@@ -255,6 +262,22 @@ def test_captions_state_the_sizes(run):
         text = captions(figure(run, points, BATCH))
         assert "2 seeds a point; 2 epochs of 5 fixed mini-batches, |B| = 4" in text
         assert "tanh network 3–32–16–1, W (16 × 32) trained" in text
+
+
+def test_the_style_serves_one_thread_at_a_time_and_goes_away():
+    entered, before = threading.Event(), dict(matplotlib.rcParams)
+
+    def enter():
+        with plots.style():
+            entered.set()
+
+    other = threading.Thread(target=enter)
+    with plots.style():
+        assert matplotlib.rcParams["savefig.dpi"] == plots.STYLE["savefig.dpi"] != before["savefig.dpi"]
+        other.start()
+        assert not entered.wait(0.2)
+    other.join()
+    assert entered.is_set() and dict(matplotlib.rcParams) == before
 
 
 def test_threads_draw_what_one_thread_draws(run, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def run(axes=AXES, **options):
 
 
 def run_sgd(axes=SGD_AXES, **options):
-    return dj.scan(SGD, dj.Grid(**axes), 20, snapshots=[10], **options)
+    return dj.scan(SGD, dj.Grid(**axes), 20, snapshots=[10], observables=[], **options)
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def test_data_and_the_number_of_the_update_reach_every_function():
 
 @pytest.mark.parametrize("dynamics", [OU, OU_BLOCK], ids=["step", "block_step"])
 @pytest.mark.parametrize(
-    "rows", [slice(0, 1), slice(69, 70), slice(5, 40), slice(None, None, -1), np.array([3, 3, 8])], ids=str
+    "rows", [slice(0, 1), slice(69, 70), slice(5, 14), slice(None, None, -1), np.array([3, 3, 8])], ids=str
 )
 def test_company_does_not_matter(whole, whole_by_block, dynamics, rows):
     """A replica alone, in another order, with others or twice; tiles hold 32 or 8."""
@@ -210,7 +210,7 @@ def test_memory_does_not_depend_on_the_number_of_updates():
     watched = (AVERAGE, ob.histogram("h", lambda spectra, x, hyper: x, np.arange(51.0)))
     held(30, watched)  # leaves the compiled code's constants behind
     carried = 4 * 64 * 2 * (52 + 2 + 2)  # four tiles of 32: at least counts, sum and x
-    assert carried / 2 < held(30, watched) == held(3000, watched) < 4 * carried
+    assert carried / 2 < held(30, watched) == held(3000, watched) < 8 * carried
 
 
 def test_layout_says_what_comes_back_and_what_a_replica_holds(whole):

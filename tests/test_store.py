@@ -24,7 +24,7 @@ module = importlib.import_module("dysonjax.scan")  # `dysonjax.scan` is the func
 
 OU = ornstein_uhlenbeck()
 AXES = {"temperature": [0.5, 2.0, 1.0], "batch_size": [1, 2], "learning_rate": [0.3, 0.05], "seed": range(40)}
-STEPS, BLOCK = 4000, 16
+STEPS, BLOCK = 2000, 16
 BLOCKS = 2 * 15  # two buckets of 240 replicas
 RECORDED = ["levels", "x", "diverged_step"]
 

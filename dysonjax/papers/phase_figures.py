@@ -43,7 +43,7 @@ _ABOVE: dict[str, Any] = {**_POINTS, "marker": "^"}
 _BELOW: dict[str, Any] = {**_POINTS, "marker": "v"}
 _MINUS: dict[str, Any] = {"color": "black", "marker": "_", "linestyle": "none", "markersize": 5}
 _LETTER: dict[str, Any] = {"fontsize": 12, "fontweight": "bold", "ha": "center", "va": "center", **plots.HALO}
-_START: dict[str, Any] = {"facecolor": "0.82", "edgecolor": "none", "zorder": 0}
+_START: dict[str, Any] = {"facecolor": "0.88", "edgecolor": "none", "zorder": 0}
 _TEACHER: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.6", "hatch": "\\\\\\\\", "linewidth": 0, "zorder": 0.5}
 _DIVERGED = PHASES.index("diverged")
 
@@ -97,7 +97,7 @@ def loss_against_temperature(ds: xr.Dataset, points: xr.Dataset, batch_size: int
     cross = Line2D([], [], color="black", marker="x", linestyle="none", label="diverged")
     handles = [*axes[0, 0].get_legend_handles_labels()[0], *[cross] * lost]
     figure.legend(handles=handles, loc="outside right upper", title=r"initial width $\sigma_W$")
-    note = "Bars: 16 to 84 % of the seeds; the widths of one T stand side by side. Gradient on the test inputs."
+    note = "Bars: 16 to 84 % of the seeds; the widths of one T stand side by side. Gradient on training examples."
     _finish(figure, ds, batch_size, (), note)
     return figure
 
