@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from dysonjax.errors import require
+from dysonjax.errors import require, whole
 
 Hyper = Mapping[str, Any]
 """What a replica is given: its hyper-parameters by name, `data` (see `Dynamics`) and, in `step`, the number `step`."""
@@ -31,16 +31,22 @@ class Parameter(NamedTuple):
     integer: bool = False
 
     def validate(self, name: str, value: float) -> float | int:
-        """The value as a plain number; raises `InputError` when it is outside the domain."""
+        """The value as a plain number; raises `InputError` when it, or its float32, is outside the domain."""
         if self.integer:
-            require(
-                np.isfinite(value) and value == int(value) and value >= 1, name, value, "a whole number of at least 1"
-            )
-            return int(value)
-        require(
-            bool(np.isfinite(value)) and value > self.minimum, name, value, f"a finite number above {self.minimum:g}"
-        )
+            require(np.isfinite(value) and value == round(value), name, value, "a whole number of at least 1")
+            return whole(name, round(value))
+        inside = np.isfinite(in_float32(value)) and min(value, in_float32(value)) > self.minimum
+        require(inside, name, value, f"a finite number above {self.minimum:g}, in float32 too")
         return float(value)
+
+
+def in_float32(value: float) -> float:
+    """The number that float32 makes of a value: infinite when it is too large."""
+    try:
+        with np.errstate(over="ignore", under="ignore"):
+            return float(np.float32(value))
+    except OverflowError:  # an int beyond all floats
+        return np.inf
 
 
 def no_data(key: PRNGKeyArray, hyper: Hyper) -> tuple[()]:

@@ -1,15 +1,32 @@
 """The two ways in which dysonjax says no: a bad argument, and a run's directory that cannot be used."""
 
+from numbers import Integral
+from typing import Any
+
 
 class InputError(ValueError):
-    """An argument is not what was expected; the message is one line with its name, its value and what was expected."""
+    """An argument is not what was expected; the message is one line: its name, its value and what was expected."""
 
 
 class StoreError(OSError):
     """A run's directory cannot be read, continued or written; what it already holds is untouched."""
 
 
-def require(ok: bool, name: str, value: object, expected: str) -> None:
+def require(ok: object, name: str, value: object, expected: str) -> None:
     """Raise `InputError` "name = value: expected …" unless `ok`."""
     if not ok:
-        raise InputError(f"{name} = {value!r}: expected {expected}")
+        raise InputError(f"{name} = {shown(value)}: expected {expected}")
+
+
+def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """`value` as an int in `least` … `most`; raises `InputError` for anything else, booleans and fractions too."""
+    integral = isinstance(value, Integral) and not isinstance(value, bool)
+    inside = integral and least <= int(value) and (most is None or int(value) <= most)
+    require(inside, name, value, f"a whole number {f'of at least {least}' if most is None else f'in {least} … {most}'}")
+    return int(value)
+
+
+def shown(value: object, width: int = 80) -> str:
+    """A value on one line of bounded length."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -1,5 +1,6 @@
 """`Grid`: a product of hyper-parameters and seeds; every point of it is a replica with a random key of its own."""
 
+import functools
 import hashlib
 import itertools
 import math
@@ -10,10 +11,10 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from dysonjax.dynamics import Dynamics, Parameter
-from dysonjax.errors import InputError, require
+from dysonjax.dynamics import Dynamics, Parameter, in_float32
+from dysonjax.errors import InputError, require, whole
 
-_SEED = Parameter(0, minimum=-1)
+_SEED = Parameter(0)
 
 
 class Grid:
@@ -46,41 +47,45 @@ class Grid:
 
 
 def _axis(name: str, values: Any) -> tuple[float | int, ...]:
-    given = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    given = np.asarray(values).tolist() if isinstance(values, np.ndarray | np.generic | jax.Array) else values
+    listed = isinstance(given, Iterable) and not isinstance(given, str | bytes)
+    given = list(given) if listed else [given]
     require(len(given) > 0, name, given, "at least one value")
-    numbers: list[float | int] = []
-    for value in given:
-        number: Any = (
-            value.item() if isinstance(value, np.number | np.ndarray | jax.Array) and value.ndim == 0 else value
-        )
-        real = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-        require(real, name, value, "a finite number")
-        if name == "seed":
-            require(number == int(number) and 0 <= number < 2**32, name, value, "a whole number in 0 … 2³² − 1")
-        numbers.append(int(number) if name == "seed" else number)
-    require(len(set(numbers)) == len(numbers), name, numbers, "values that differ from each other")
-    return tuple(numbers)
+    numbers = tuple(_number(name, value) for value in given)
+    if name == "seed":
+        numbers = tuple(whole(name, value, 0, 2**32 - 1) for value in numbers)
+    single = {in_float32(v) for v in numbers} if name != "seed" else set(numbers)
+    require(len(single) == len(numbers), name, numbers, "values that differ from each other, in float32 too")
+    return numbers
+
+
+def _number(name: str, value: Any) -> float | int:
+    plain: Any = value.item() if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0 else value
+    real = isinstance(plain, int | float) and not isinstance(plain, bool)
+    require(real and np.isfinite(in_float32(plain)), name, value, "a finite number in the range of float32")
+    return plain
 
 
 class Replicas:
     """A grid laid out for a dynamics: `hyper` values and `keys` of all replicas, in buckets that share static values.
 
-    Axes are `static` hyper-parameters first (each combination is a bucket, compiled on its own), then all others.
+    The order is that of the dynamics' parameters, whatever the grid's: `static` hyper-parameters first (each of their
+    combinations is a bucket, compiled on its own), then the `traced` ones, then the seed. Parameters that the grid
+    leaves out are at their defaults.
     """
 
     def __init__(self, dynamics: Dynamics, grid: Grid, key: PRNGKeyArray):
-        parameters = dynamics.parameters
+        parameters = {**dynamics.parameters, "seed": _SEED}
         for name in grid.axes:
-            known = ", ".join([*parameters, "seed"])
-            require(name in parameters or name == "seed", "grid", name, f"hyper-parameters among {known}")
-        axes = {n: [parameters.get(n, _SEED).validate(n, v) for v in values] for n, values in grid.axes.items()}
+            require(name in parameters, "grid", name, f"hyper-parameters among {', '.join(parameters)}")
+        axes = {}
         for name, parameter in parameters.items():
-            if name not in axes:
-                if parameter.default is None:
-                    raise InputError(f"grid = {list(grid.axes)}: expected values for {name}, which has no default")
-                axes[name] = [parameter.validate(name, parameter.default)]
-        self.static = {n: axes[n] for n in dynamics.static}
-        self.traced = {n: v for n, v in axes.items() if n not in dynamics.static}
+            if name not in grid.axes and parameter.default is None:
+                raise InputError(f"grid = {list(grid.axes)}: expected values for {name}, which has no default")
+            values = grid.axes.get(name, (parameter.default,))
+            axes[name] = [v if name == "seed" else parameter.validate(name, v) for v in values]  # type: ignore[arg-type]
+        self.static = {n: axes.pop(n) for n in dynamics.static}
+        self.traced = axes
         self.buckets = list(itertools.product(*self.static.values()))
         self.rows = list(itertools.product(*self.traced.values()))
         self._parameters, self._key = parameters, key
@@ -94,16 +99,25 @@ class Replicas:
     def keys(self, bucket: int, rows: slice) -> PRNGKeyArray:
         """Keys [n]: the base key folded with a hash of the point's hyper-parameters, then with its seed.
 
-        So a point's random numbers never depend on the grid around it. Values at their default do not enter the hash.
+        So a point's random numbers never depend on the grid around it. Values count as float32, and those at their
+        default do not enter the hash, so that a new hyper-parameter changes no old result.
         """
         static = dict(zip(self.static, self.buckets[bucket], strict=True))
         points = [static | dict(zip(self.traced, row, strict=True)) for row in self.rows[rows]]
-        hashes = np.array([self._hash(point) for point in points], np.uint32)
+        words = np.array([self._hash(point) for point in points], np.uint32)
         seeds = np.array([point["seed"] for point in points], np.uint32)
-        fold = jax.vmap(lambda h, s: jax.random.fold_in(jax.random.fold_in(self._key, h), s))
-        return fold(hashes, seeds)
 
-    def _hash(self, point: Mapping[str, float]) -> int:
-        given = {n: np.float32(v) for n, v in point.items() if n != "seed" and v != self._parameters[n].default}
-        text = ",".join(f"{name}={float(value).hex()}" for name, value in sorted(given.items()))
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
+        def fold(high: Any, low: Any, seed: Any) -> PRNGKeyArray:
+            return functools.reduce(jax.random.fold_in, (high, low, seed), self._key)
+
+        return jax.vmap(fold)(words[:, 0], words[:, 1], seeds)
+
+    def _hash(self, point: Mapping[str, float]) -> tuple[int, int]:
+        """64 bits, so that even millions of points have keys of their own."""
+        told = []
+        for name, value in sorted(point.items()):
+            default, single = self._parameters[name].default, in_float32(value)
+            if name != "seed" and (default is None or single != in_float32(default)):
+                told.append(f"{name}={single.hex()}")
+        digest = hashlib.blake2b(",".join(told).encode(), digest_size=8).digest()
+        return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from dysonjax.dynamics import Hyper, Spectra
-from dysonjax.errors import require
+from dysonjax.errors import InputError, require, shown, whole
 
 Measure = Callable[[Spectra, PyTree, Hyper], Array]
 
@@ -70,7 +71,8 @@ class _Sum(NamedTuple):
 
 def mean(name: str, measure: Measure, variable: Variable = Variable(), every: int = 1) -> Observable:
     """Mean of `measure` over the window since the last snapshot (the value itself at the start)."""
-    _positive(every)
+    whole("every", every)
+    measure = _real(measure)
 
     def init(*view):
         zero = jnp.zeros_like(measure(*view))
@@ -96,7 +98,8 @@ class _Moments(NamedTuple):
 
 def moments(name: str, measure: Measure, variable: Variable = Variable(), every: int = 1) -> Observable:
     """`<name>_mean` and `<name>_variance` (over n − 1) of `measure` over the window, by Welford's recursion."""
-    _positive(every)
+    whole("every", every)
+    measure = _real(measure)
 
     def init(*view):
         zero = jnp.zeros_like(measure(*view))
@@ -122,11 +125,14 @@ def moments(name: str, measure: Measure, variable: Variable = Variable(), every:
 
 def histogram(name: str, measure: Measure, edges: Array, variable: Variable = Variable(), every: int = 1) -> Observable:
     """Counts of all entries of `measure` over the window, in bins `edges` [b + 1], as [b + 2]: below, bins, above."""
-    _positive(every)
-    edges = jnp.asarray(edges, jnp.float32)
-    require(
-        edges.ndim == 1 and edges.size >= 2 and bool(jnp.all(jnp.diff(edges) > 0)), "edges", edges, "an increasing list"
-    )
+    whole("every", every)
+    try:
+        bins = np.asarray(edges, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"edges = {shown(edges)}: expected an increasing list of numbers") from None
+    increasing = bins.ndim == 1 and bins.size >= 2 and bool(np.all(np.diff(bins) > 0)) and bool(np.isfinite(bins).all())
+    require(increasing, "edges", edges, "an increasing list of at least two finite numbers")
+    edges = jnp.asarray(bins)
 
     def init(*view):
         return jnp.zeros(edges.size + 1, jnp.int32)
@@ -145,5 +151,6 @@ def histogram(name: str, measure: Measure, edges: Array, variable: Variable = Va
     return Observable(init, result, labels, update, every, config)
 
 
-def _positive(every: int) -> None:
-    require(isinstance(every, int) and every >= 1, "every", every, "a whole number of updates, at least 1")
+def _real(measure: Measure) -> Measure:
+    """The measure as a floating-point number: counts and truth values have means too."""
+    return lambda *view: jnp.asarray(measure(*view)) * 1.0

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dysonjax import store
 from dysonjax.dynamics import Dynamics
-from dysonjax.errors import require
+from dysonjax.errors import whole
 from dysonjax.grid import Grid, Replicas
 from dysonjax.observables import Observable
 from dysonjax.simulate import Devices, check_snapshots, layout, simulate, tile_size
@@ -50,7 +50,8 @@ def scan(
     terminal, by default when there is one. A replica's numbers depend on `key`, its hyper-parameters and its seed
     alone, never on the grid, the blocks or the devices.
 
-    A replica that leaves the finite numbers is held at its last finite state; `diverged_step` tells when (−1: never).
+    A replica that leaves the finite numbers is held at its last finite state; `diverged_step` tells when (−1: never; if
+    only its levels are not finite, the next snapshot).
     Raises `InputError` for bad arguments and `StoreError` when `out` cannot be used.
 
     >>> net = dj.models.TanhNetwork()  # doctest: +SKIP
@@ -59,7 +60,7 @@ def scan(
     marks = check_snapshots(steps, snapshots)
     observables = tuple(dynamics.observables if observables is None else observables)
     devices = tuple(devices or jax.local_devices())
-    base = jax.random.key(key) if isinstance(key, int) else key
+    base = key if isinstance(key, jax.Array) else jax.random.key(whole("key", key, 0, 2**63 - 1))
     replicas = Replicas(dynamics, grid, base)
     shown = layout(dynamics, observables, replicas.hyper(0, slice(0, 1)))
     for bucket in range(1, len(replicas.buckets)):  # bad sizes must be refused before anything has run
@@ -72,17 +73,19 @@ def scan(
         "snapshots": list(marks),
         "observables": [dict(o.config) for o in observables],
         "key": np.asarray(jax.random.key_data(base)).tolist(),
+        "precision": str(jax.numpy.zeros(()).dtype),
     }
     arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {
         name: ((len(marks), *inner), dtype) for name, (inner, dtype) in shown.arrays.items()
     }
     arrays["diverged_step"] = ((), np.dtype(np.int32))
-    header = store.Header(experiment, grid.axes, replicas.static, marks, store.label(shown.variables), [])
+    header = store.Header(
+        experiment, grid.axes, replicas.static, replicas.traced, marks, store.label(shown.variables), []
+    )
     if block_size is None:
         tile = tile_size(dynamics, len(replicas.rows), devices[0].platform)
         block_size = plan(len(replicas.rows), tile * len(devices), steps, shown.bytes_a_replica, memory_budget(devices))
-    require(isinstance(block_size, int) and block_size >= 1, "block_size", block_size, "a whole number of at least 1")
-    results = store.open_or_create(out, header, arrays, block_size)
+    results = store.open_or_create(out, header, arrays, whole("block_size", block_size))
 
     pending = results.pending()
     if pending:
@@ -96,7 +99,7 @@ def scan(
                 snapshots=marks, observables=observables, devices=devices, on_progress=bar.advance,
             )  # fmt: skip
             results.write(bucket, rows, values)
-    dataset = results.dataset()
+    dataset = results.dataset().transpose(*grid.axes, ...)
     lost = int((dataset.diverged_step >= 0).sum())
     if lost:
         log.warning("%d of %d replicas left the finite numbers; see diverged_step", lost, grid.size)

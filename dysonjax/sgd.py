@@ -10,7 +10,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from dysonjax import spectra
 from dysonjax.dynamics import Dynamics, Hyper, Parameter, Spectra, lift
-from dysonjax.errors import InputError, require
+from dysonjax.errors import InputError, require, whole
 from dysonjax.models.base import Model, mean_loss
 from dysonjax.observables import Observable, Variable, mean, snapshot
 
@@ -47,9 +47,8 @@ def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer
 
     >>> dynamics = sgd(TanhNetwork())  # doctest: +SKIP
     """
-    for name, value in (("batches", batches), ("tests", tests)):
-        optional = name == "batches" and value is None
-        require(optional or (isinstance(value, int) and value >= 1), name, value, "a whole number of at least 1")
+    tests = whole("tests", tests)
+    batches = None if batches is None else whole("batches", batches)
 
     def data(key: PRNGKeyArray, hyper: Hyper) -> SGDData:
         size = hyper["batch_size"]

@@ -21,11 +21,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from dysonjax.dynamics import Dynamics, lift
-from dysonjax.errors import require
+from dysonjax.errors import InputError, require, whole
 from dysonjax.observables import Observable, Variable
 
-# XLA's CPU client runs every device's share, and the pieces of work that a share waits for, in one pool of NPROC threads
-# (default: the cores). With a device on every core none is left for the pieces, and JAX 0.10 waits for itself forever.
+# XLA's CPU client runs every device's share, and the pieces of work that it waits for, in one pool of NPROC threads
+# (default: the cores). With a device on every core none is left for the pieces: JAX 0.10 waits for itself forever.
 os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))
 
 SECONDS_A_CHUNK = 0.5
@@ -68,7 +68,7 @@ def tile_size(dynamics: Dynamics, replicas: int, platform: str | None = None) ->
 
 
 def log_steps(steps: int, count: int = 21, unit: int = 1) -> tuple[int, ...]:
-    """Snapshot times: 0 and `count` − 1 log-spaced multiples of `unit` (all of them if they are fewer), the last `steps`."""
+    """Snapshot times: 0 and `count` − 1 log-spaced multiples of `unit` (all if they are fewer), the last `steps`."""
     units, marks = steps // unit, [0]
     for left in range(count - 2, 0, -1):
         last = max(marks[-1], 1)
@@ -135,16 +135,16 @@ def simulate(
 
 def check_snapshots(steps: int, snapshots: Sequence[int] | None) -> tuple[int, ...]:
     """The update numbers of the snapshots, 0 first and `steps` last; raises `InputError`."""
-    require(isinstance(steps, int | np.integer) and 1 <= steps < 2**31, "steps", steps, "a whole number in 1 … 2³¹ − 1")
+    steps = whole("steps", steps, 1, 2**31 - 1)
     if snapshots is None:
-        return log_steps(int(steps))
-    marks = tuple(int(s) for s in snapshots)
-    increasing = all(a < b for a, b in itertools.pairwise(marks))
-    require(
-        bool(marks) and increasing and marks[0] >= 0 and marks[-1] <= steps,
-        "snapshots", snapshots, f"increasing update numbers within 0 … {steps}",
-    )  # fmt: skip
-    return tuple(sorted({0, *marks, int(steps)}))
+        return log_steps(steps)
+    try:
+        marks = [whole("snapshots", s, 0, steps) for s in snapshots]
+    except (TypeError, InputError):
+        marks = []
+    increasing = bool(marks) and all(a < b for a, b in itertools.pairwise(marks))
+    require(increasing, "snapshots", snapshots, f"increasing update numbers within 0 … {steps}")
+    return tuple(sorted({0, *marks, steps}))
 
 
 class Layout(NamedTuple):
@@ -177,7 +177,9 @@ def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping
         for matrix, name in names.items()
     }
     for observable in observables:
-        variables.update(observable.variables)
+        for name, variable in observable.variables.items():
+            require(name not in variables and name != "diverged_step", "observables", name, "names that differ")
+            variables[name] = variable
     arrays = {name: (tuple(v.shape[:-1]), np.dtype(v.dtype)) for name, v in values.items()}
     for name, (shape, _) in arrays.items():
         require(name in variables, "observables", name, "a `Variable` for every recorded value")

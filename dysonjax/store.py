@@ -16,7 +16,7 @@ import xarray as xr
 import zarr
 from zarr.storage import MemoryStore
 
-from dysonjax.errors import InputError, StoreError
+from dysonjax.errors import InputError, StoreError, shown
 from dysonjax.observables import Variable
 
 FORMAT = "dysonjax run 1"
@@ -31,7 +31,9 @@ class Header(NamedTuple):
     axes: Mapping[str, Sequence[float]]
     """The grid's axes in the order asked for."""
     static: Mapping[str, Sequence[float]]
-    """Axes that make the buckets."""
+    """Hyper-parameters whose product is the axis of buckets, in the order of storage."""
+    traced: Mapping[str, Sequence[float]]
+    """Those whose product is the axis of replicas, in the order of storage."""
     snapshots: Sequence[int]
     variables: Mapping[str, Any]
     """Label of each array: [axes behind snapshot, description, unit]."""
@@ -49,7 +51,11 @@ class Store:
     def __init__(self, group: zarr.Group, directory: Path | None):
         self._group = group
         self.directory = directory
-        self.header = Header(**group.attrs["header"])  # type: ignore[arg-type]
+        with _reading(directory):
+            self.header = Header(**group.attrs["header"])  # type: ignore[arg-type]
+            json_object = isinstance(self.header.experiment, dict) and isinstance(self.header.axes, dict)
+            if group.attrs["format"] != FORMAT or not json_object:
+                raise StoreError(f"{directory}: expected {FORMAT!r}, found {group.attrs['format']!r}")
 
     @property
     def block_size(self) -> int:
@@ -58,8 +64,9 @@ class Store:
 
     def pending(self) -> list[tuple[int, slice]]:
         """Bucket and replicas of every unfinished block."""
-        marks = np.asarray(self._group["finished"][:])  # type: ignore[index]
-        size = self.block_size
+        with _reading(self.directory):
+            marks = np.asarray(self._group["finished"][:])  # type: ignore[index]
+            size = self.block_size
         return [(int(b), slice(int(i) * size, (int(i) + 1) * size)) for b, i in np.argwhere(marks == 0)]
 
     def write(self, bucket: int, rows: slice, values: Mapping[str, np.ndarray]) -> None:
@@ -83,18 +90,21 @@ class Store:
     def dataset(self) -> xr.Dataset:
         """All results, axes named after the grid; replicas of unfinished blocks are NaN, their `diverged_step` −2."""
         header = self.header
-        inner = {name: len(values) for name, values in header.axes.items() if name not in header.static}
-        stored = [name for name in (*header.static, *inner) if name in header.axes]
-        shape = [len(header.axes[name]) for name in stored]
+        stored = {**header.static, **header.traced}
         variables = {}
         for name, (dims, description, unit) in header.variables.items():
-            value = np.asarray(self._group[name][:])  # type: ignore[index]
+            with _reading(self.directory):
+                value = np.asarray(self._group[name][:])  # type: ignore[index]
+                value = value.reshape(*map(len, stored.values()), *value.shape[2:])
             per_snapshot = () if name == "diverged_step" else ("snapshot",)
-            value = value.reshape(*shape, *value.shape[2:])
             labelled = xr.Variable((*stored, *per_snapshot, *dims), value, {"long_name": description, "units": unit})
-            variables[name] = labelled.transpose(*header.axes, ...)
-        coords: dict[str, Any] = {name: np.asarray(values) for name, values in header.axes.items()}
-        coords["step"] = ("snapshot", np.asarray(header.snapshots))
+            at_default = [axis for axis in stored if axis not in header.axes]
+            variables[name] = labelled.squeeze(at_default).transpose(*header.axes, ...)
+        coords: dict[str, Any] = {
+            name: (name, np.asarray(values), {"long_name": name.replace("_", " "), "units": "1"})
+            for name, values in header.axes.items()
+        }
+        coords["step"] = ("snapshot", np.asarray(header.snapshots), {"long_name": "update", "units": "1"})
         attrs = {"experiment": json.dumps(header.experiment), "provenance": json.dumps(header.provenance)}
         return xr.Dataset(variables, coords, attrs)
 
@@ -106,10 +116,7 @@ def create(
     block_size: int,
 ) -> Store:
     """A new store in an empty or new `directory` (None: in memory), for arrays of the given inner shape and dtype."""
-    buckets = math.prod(map(len, header.static.values()))
-    replicas = math.prod(len(v) for n, v in header.axes.items()) // math.prod(
-        len(header.axes[n]) for n in header.static if n in header.axes
-    )
+    buckets, replicas = (math.prod(map(len, axes.values())) for axes in (header.static, header.traced))
     block_size = min(block_size, replicas)
     with _writing(directory):
         if directory:
@@ -121,7 +128,7 @@ def create(
             shape = (buckets, replicas, *inner)
             per_snapshot = () if name == "diverged_step" else ("snapshot",)
             names = ("bucket", "replica", *per_snapshot, *header.variables[name][0])
-            fill = np.nan if np.issubdtype(dtype, np.floating) else -2
+            fill = np.nan if np.issubdtype(dtype, np.floating) else -2 if np.issubdtype(dtype, np.signedinteger) else 0
             group.create_array(
                 name, shape=shape, chunks=(1, block_size, *inner), dtype=dtype, fill_value=fill, dimension_names=names
             )
@@ -140,15 +147,8 @@ def load(directory: str | os.PathLike[str], writable: bool = False) -> Store:
     path = Path(directory)
     if not (path / STORE).is_dir():
         raise StoreError(f"{path}: expected the directory of a dysonjax run, but it holds no {STORE}")
-    try:
-        group = zarr.open_group(path / STORE, mode="r+" if writable else "r")
-        if group.attrs.get("format") != FORMAT:
-            raise StoreError(f"{path / STORE}: expected format {FORMAT!r}, found {group.attrs.get('format')!r}")
-        return Store(group, path)
-    except StoreError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"{path / STORE}: cannot be read ({error})") from error
+    with _reading(path):
+        return Store(zarr.open_group(path / STORE, mode="r+" if writable else "r"), path)
 
 
 def open_or_create(
@@ -208,13 +208,18 @@ def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         if isinstance(a, dict) and isinstance(b, dict) and a != b:
             return f"{name}.{_difference(a, b)}"
         if a != b:
-            return f"{name} = {_short(a)} there, {_short(b)} asked for"
+            return f"{name} = {shown(a)} there, {shown(b)} asked for"
     return ""
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+@contextlib.contextmanager
+def _reading(directory: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:  # whatever a damaged file makes zarr, its codecs or json say
+        raise StoreError(f"{directory}: cannot be read ({type(error).__name__}: {shown(str(error))})") from error
 
 
 @contextlib.contextmanager

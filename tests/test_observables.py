@@ -173,7 +173,7 @@ def test_measures_need_not_be_floats(kind, dtype):
 @pytest.mark.parametrize("every", [0, -1, 1.0, "2", True])
 @pytest.mark.parametrize("make", [ob.mean, ob.moments, lambda n, m, every: ob.histogram(n, m, EDGES, every=every)])
 def test_every_is_a_whole_number(make, every):
-    with pytest.raises(dj.InputError, match=r"^every = .*: expected a whole number of updates, at least 1$"):
+    with pytest.raises(dj.InputError, match=r"^every = .*: expected a whole number of at least 1$"):
         make("m", position, every=every)
 
 

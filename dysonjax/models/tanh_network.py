@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dysonjax.blocks import matvec, matvec_transposed, sum_of_outer
-from dysonjax.errors import require
+from dysonjax.errors import require, whole
 
 Activation = Literal["tanh", "relu", "identity"]
 Weights = dict[str, Array]
@@ -63,7 +63,7 @@ class TanhNetwork:
 
     def __post_init__(self):
         for name, width in (("inputs", self.inputs), ("outputs", self.outputs), *(("hidden", h) for h in self.hidden)):
-            require(isinstance(width, int) and width >= 1, name, width, "a width of at least 1")
+            whole(name, width)
         require(len(self.hidden) >= 1, "hidden", self.hidden, "at least one hidden layer")
         require(self.activation in _ACTIVATIONS, "activation", self.activation, f"one of {', '.join(_ACTIVATIONS)}")
         valid = self.trained == "all" or (

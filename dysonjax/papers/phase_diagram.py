@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Array, Float, PyTree
 
 from dysonjax.dynamics import Hyper, Spectra
-from dysonjax.errors import require
+from dysonjax.errors import require, whole
 from dysonjax.grid import Grid
 from dysonjax.models.tanh_network import TanhNetwork, Weights
 from dysonjax.observables import Observable, Variable
@@ -49,17 +49,18 @@ class PhaseDiagram:
 
     def __post_init__(self):
         for name in ("seeds", "epochs", "batches"):
-            value = getattr(self, name)
-            require(isinstance(value, int) and value >= 1, name, value, "a whole number of at least 1")
-        require(self.snapshots >= 2, "snapshots", self.snapshots, "at least 2: the start and the end")
-        require(0 <= self.key < 2**63, "key", self.key, "a whole number in 0 … 2⁶³ − 1")
+            whole(name, getattr(self, name))
+        whole("snapshots", self.snapshots, 2)
+        whole("key", self.key, 0, 2**63 - 1)
 
     @property
     def network(self) -> TanhNetwork:
+        """Student and teacher; the matrix of the last hidden layer is trained."""
         return TanhNetwork(hidden=self.hidden, activation=self.activation, trained=(len(self.hidden) - 1,))  # type: ignore[arg-type]
 
     @property
     def grid(self) -> Grid:
+        """Every learning rate with every width, batch size and seed."""
         return Grid(
             learning_rate=self.learning_rate,
             init_width=self.init_width,
