@@ -36,7 +36,7 @@ class Parameter(NamedTuple):
             require(np.isfinite(value) and value == round(value), name, value, "a whole number of at least 1")
             return whole(name, round(value))
         inside = np.isfinite(in_float32(value)) and min(value, in_float32(value)) > self.minimum
-        require(inside, name, value, f"a finite number above {self.minimum:g}, in float32 too")
+        require(inside, name, value, f"a finite number above {self.minimum:g}")
         return float(value)
 
 

@@ -9,6 +9,7 @@ them.
 
 import functools
 import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from dysonjax.observables import Observable, Variable
 # XLA's CPU client runs every device's share, and the pieces of work that it waits for, in one pool of NPROC threads
 # (default: the cores). With a device on every core none is left for the pieces: JAX 0.10 waits for itself forever.
 os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))
+
+log = logging.getLogger(__name__)
 
 SECONDS_A_CHUNK = 0.5
 
@@ -53,8 +56,16 @@ class Program(NamedTuple):
 
 
 def use_all_cores() -> None:
-    """Make every CPU core a JAX device; call it before JAX is first used (the command line does)."""
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    """Make every CPU core a JAX device; call it before JAX is first used (the command line does).
+
+    Later calls change nothing; a device count in XLA_FLAGS (`--xla_force_host_platform_device_count`) is left alone.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    except RuntimeError:  # JAX is running already
+        log.info("JAX was in use before use_all_cores; it keeps its %d devices", jax.local_device_count())
 
 
 def tile_size(dynamics: Dynamics, replicas: int, platform: str | None = None) -> int:

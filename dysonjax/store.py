@@ -53,9 +53,8 @@ class Store:
         self.directory = directory
         with _reading(directory):
             self.header = Header(**group.attrs["header"])  # type: ignore[arg-type]
-            json_object = isinstance(self.header.experiment, dict) and isinstance(self.header.axes, dict)
-            if group.attrs["format"] != FORMAT or not json_object:
-                raise StoreError(f"{directory}: expected {FORMAT!r}, found {group.attrs['format']!r}")
+            if not (isinstance(self.header.experiment, dict) and isinstance(self.header.axes, dict)):
+                raise TypeError("header")
 
     @property
     def block_size(self) -> int:
@@ -148,7 +147,11 @@ def load(directory: str | os.PathLike[str], writable: bool = False) -> Store:
     if not (path / STORE).is_dir():
         raise StoreError(f"{path}: expected the directory of a dysonjax run, but it holds no {STORE}")
     with _reading(path):
-        return Store(zarr.open_group(path / STORE, mode="r+" if writable else "r"), path)
+        group = zarr.open_group(path / STORE, mode="r+" if writable else "r")
+        found = group.attrs.get("format")
+    if found != FORMAT:
+        raise StoreError(f"{path / STORE}: expected format {FORMAT!r}, found {found!r}")
+    return Store(group, path)
 
 
 def open_or_create(
