@@ -64,12 +64,16 @@ def flops_an_update(outputs: int, inputs: int, batch: int) -> int:
     return 4 * outputs * inputs * batch
 
 
-def problem(size: Size, replicas: int) -> tuple[Problem, dj.Dynamics, dj.Grid]:
-    """The engine's own networks and data for seeds 0 … replicas − 1, and what makes the engine run the same."""
+def networks(size: Size, replicas: int) -> tuple[dj.Dynamics, dj.Grid]:
+    """What the engine runs: networks of seeds 0 … replicas − 1 at one point."""
     dynamics = dj.sgd(dj.models.TanhNetwork(), batches=size.batches)
-    grid = dj.Grid(learning_rate=[ALPHA], init_width=[WIDTH], batch_size=[BATCH], seed=range(replicas))
+    return dynamics, dj.Grid(learning_rate=[ALPHA], init_width=[WIDTH], batch_size=[BATCH], seed=range(replicas))
+
+
+def problem(size: Size, replicas: int) -> Problem:
+    """The engine's own networks and data, for its peers."""
+    dynamics, grid = networks(size, replicas)
     points = Replicas(dynamics, grid, jax.random.key(0))
-    rows = slice(0, replicas)
 
     def draw(key: Any) -> Any:
         data_key, init_key = jax.random.split(key)
@@ -81,10 +85,10 @@ def problem(size: Size, replicas: int) -> tuple[Problem, dj.Dynamics, dj.Grid]:
         )
         return (task["M"], dynamics.init(init_key, hyper).params["W"], task["Z"], x, y), h
 
-    drawn, h = jax.jit(jax.vmap(draw))(points.keys(0, rows))
+    drawn, h = jax.jit(jax.vmap(draw))(points.keys(0, slice(0, replicas)))
     p = Problem(*map(np.array, drawn))
     np.testing.assert_allclose(np.tanh(p.x @ p.m[:, None].mT), h, atol=1e-6)  # the same inputs, before the frozen layer
-    return p, dynamics, grid
+    return p
 
 
 def numpy_samples(p: Problem, steps: int, dtype: type = np.float32) -> np.ndarray:
@@ -165,13 +169,12 @@ def engine(dynamics: dj.Dynamics, grid: dj.Grid, steps: int) -> Any:
 
 def check(size: Size) -> None:
     """All programs agree with NumPy in float64 after 100 updates, to float32 accuracy."""
-    p, dynamics, grid = problem(size, 4)
-    steps = 100
+    p, steps = problem(size, 4), 100
     exact = numpy_batches(p, steps, np.float64)
     for program in (numpy_samples, numpy_batches, torch_one_at_a_time, torch_vmapped):
         np.testing.assert_allclose(program(p, steps), exact, atol=5e-6, err_msg=program.__name__)
     levels = np.linalg.svd(exact, compute_uv=False) ** 2
-    measured = engine(dynamics, grid, steps).levels.isel(snapshot=-1).values.reshape(levels.shape)
+    measured = engine(*networks(size, 4), steps).levels.isel(snapshot=-1).values.reshape(levels.shape)
     np.testing.assert_allclose(measured, levels, rtol=1e-4, atol=1e-6, err_msg="engine")
 
 
@@ -194,9 +197,8 @@ def peak_gflops() -> float:
 
 def compare(size: Size) -> dict[str, Any]:
     """Updates per second of the engine and its peers, alternating, and their ratios."""
-    _, dynamics, grid = problem(size, size.replicas)
-    one, _, _ = problem(size, 1)
-    many, _, _ = problem(size, min(size.replicas, 256))
+    dynamics, grid = networks(size, size.replicas)
+    one, many = problem(size, 1), problem(size, min(size.replicas, 256))
     vmapped = max(size.numpy_steps // 50, 10)
     programs: dict[str, tuple[Callable[[], Any], int]] = {
         "engine": (lambda: engine(dynamics, grid, size.steps), size.replicas * size.steps),
@@ -226,7 +228,7 @@ def against_replicas(size: Size, counts: tuple[int, ...]) -> dict[str, float]:
     total = size.replicas * size.steps / 8
     rates = {}
     for count in counts:
-        _, dynamics, grid = problem(size, count)
+        dynamics, grid = networks(size, count)
         steps = int(np.clip(total / count, 200, size.steps))
         engine(dynamics, grid, steps)
         rates[str(count)] = count * steps / timed(lambda d=dynamics, g=grid, s=steps: engine(d, g, s))
@@ -257,7 +259,7 @@ def against_form(size: Size) -> dict[str, float]:
     rates, chosen = {}, blocks.FORM
     for form in ("unrolled", "reduce"):
         blocks.FORM = form
-        _, dynamics, grid = problem(size, 64)  # a new dynamics, so that it is compiled anew
+        dynamics, grid = networks(size, 64)  # a new dynamics, so that it is compiled anew
         steps = min(size.steps, 5000)
         engine(dynamics, grid, steps)
         rates[form] = 64 * steps / timed(lambda d=dynamics, g=grid, s=steps: engine(d, g, s))

@@ -23,8 +23,12 @@ IN_FLIGHT = 4
 
 
 def matvec(w: Float[Array, "m n R"], x: Float[Array, "B n R"]) -> Float[Array, "B m R"]:
-    """W x for each replica and each of B vectors."""
-    return _sum_of_products(w[None], x[:, None], axis=2)
+    """W x for each replica and each of B vectors.
+
+    Computed with the batch inside, so that a row of W is read once for all B, and only then turned around.
+    """
+    product = _sum_of_products(w[:, None], x[None], axis=2)
+    return jnp.swapaxes(jax.lax.optimization_barrier(product), 0, 1)
 
 
 def matvec_transposed(w: Float[Array, "m n R"], x: Float[Array, "B m R"]) -> Float[Array, "B n R"]:
