@@ -60,7 +60,7 @@ def scan(
     marks = check_snapshots(steps, snapshots)
     observables = tuple(dynamics.observables if observables is None else observables)
     devices = tuple(devices or jax.local_devices())
-    base = key if isinstance(key, jax.Array) else jax.random.key(whole("key", key, 0, 2**63 - 1))
+    base = key if isinstance(key, jax.Array) else jax.random.key(whole("key", key, 0, 2**32 - 1))
     replicas = Replicas(dynamics, grid, base)
     shown = layout(dynamics, observables, replicas.hyper(0, slice(0, 1)))
     for bucket in range(1, len(replicas.buckets)):  # bad sizes must be refused before anything has run
@@ -82,9 +82,12 @@ def scan(
     header = store.Header(
         experiment, grid.axes, replicas.static, replicas.traced, marks, store.label(shown.variables), []
     )
+    memory = memory_budget(devices)
+    tile = tile_size(
+        dynamics, len(replicas.rows), devices[0].platform, memory // (shown.bytes_a_replica * len(devices))
+    )
     if block_size is None:
-        tile = tile_size(dynamics, len(replicas.rows), devices[0].platform)
-        block_size = plan(len(replicas.rows), tile * len(devices), steps, shown.bytes_a_replica, memory_budget(devices))
+        block_size = plan(len(replicas.rows), tile * len(devices), steps, shown.bytes_a_replica, memory)
     results = store.open_or_create(out, header, arrays, whole("block_size", block_size))
 
     pending = results.pending()
@@ -96,7 +99,8 @@ def scan(
         for bucket, rows in pending:
             values = simulate(
                 dynamics, replicas.keys(bucket, rows), replicas.hyper(bucket, rows), steps,
-                snapshots=marks, observables=observables, devices=devices, on_progress=bar.advance,
+                snapshots=marks, observables=observables, devices=devices, tile=tile,
+                on_progress=bar.advance,
             )  # fmt: skip
             results.write(bucket, rows, values)
     dataset = results.dataset().transpose(*grid.axes, ...)

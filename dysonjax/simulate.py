@@ -68,14 +68,15 @@ def use_all_cores() -> None:
         log.info("JAX was in use before use_all_cores; it keeps its %d devices", jax.local_device_count())
 
 
-def tile_size(dynamics: Dynamics, replicas: int, platform: str | None = None) -> int:
+def tile_size(dynamics: Dynamics, replicas: int, platform: str, most: int = 1 << 14) -> int:
     """Replicas a tile: fixed on a CPU, so that a replica's arithmetic never depends on its company; large elsewhere.
 
-    Eight float32 fill a vector register and keep a small network's matrices in the first-level cache.
+    Eight float32 fill a vector register and keep a small network's matrices in the first-level cache. An accelerator
+    takes all `replicas` at once, as a power of two of at most `most`.
     """
-    if (platform or jax.default_backend()) == "cpu":
+    if platform == "cpu":
         return 8 if dynamics.block_step else 32
-    return min(1 << max(replicas - 1, 0).bit_length(), 1 << 14)
+    return 1 << min((replicas - 1).bit_length(), max(most, 1).bit_length() - 1)
 
 
 def log_steps(steps: int, count: int = 21, unit: int = 1) -> tuple[int, ...]:
@@ -96,12 +97,14 @@ def simulate(
     snapshots: Sequence[int] | None = None,
     observables: Sequence[Observable] | None = None,
     devices: Devices | None = None,
+    tile: int | None = None,
     on_progress: Callable[[int], None] = lambda updates: None,
 ) -> dict[str, np.ndarray]:
     """Run n replicas for `steps` updates and return what they showed at each snapshot.
 
     `keys` [n] are the replicas' random keys; `hyper` holds an array [n] for every traced hyper-parameter and an int for
-    every static one; `snapshots` are update numbers (default: 21 of them, log-spaced); `on_progress` hears the number
+    every static one; `snapshots` are update numbers (default: 21 of them, log-spaced); `tile` replicas lie side by
+    side (default: `tile_size`); `on_progress` hears the number
     of replica-updates after each chunk. Returns arrays [n, snapshot, …] by name, and `diverged_step` [n]: the update
     after which a replica was no longer finite, `NEVER` (−1) otherwise. Such a replica is held at its last finite
     state.
@@ -113,7 +116,7 @@ def simulate(
     program = _program(dynamics, observables, tuple(static.items()), devices)
 
     n = keys.shape[0]
-    tile = tile_size(dynamics, n, devices[0].platform)
+    tile = tile or tile_size(dynamics, n, devices[0].platform)
     tiles = -(-n // (tile * len(devices))) * len(devices)
     pick = np.minimum(np.arange(tiles * tile), n - 1).reshape(tiles, tile)  # the last replica fills the last tile
     sharding = NamedSharding(Mesh(np.array(devices), ("tiles",)), PartitionSpec("tiles"))
@@ -173,14 +176,11 @@ def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping
     tile = _Tile(dynamics, tuple(observables), static)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
 
-    def whole(keys, traced):
+    def everything(keys, traced):
         given, carry = tile.start(keys, traced)
-        return given, carry, tile.record(carry, keys, given, jnp.int32(0))[0], dynamics_spectra(carry)
+        return given, carry, tile.record(carry, keys, given, jnp.int32(0))[0], lift(dynamics.spectra)(carry.state)
 
-    def dynamics_spectra(carry):
-        return lift(dynamics.spectra)(carry.state)
-
-    given, carry, values, spectra = jax.eval_shape(whole, keys, traced)
+    given, carry, values, spectra = jax.eval_shape(everything, keys, traced)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((given, carry)) if hasattr(x.dtype, "itemsize"))
     names = level_names(spectra)
     variables = {

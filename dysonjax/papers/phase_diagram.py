@@ -51,7 +51,7 @@ class PhaseDiagram:
         for name in ("seeds", "epochs", "batches"):
             whole(name, getattr(self, name))
         whole("snapshots", self.snapshots, 2)
-        whole("key", self.key, 0, 2**63 - 1)
+        whole("key", self.key, 0, 2**32 - 1)
 
     @property
     def network(self) -> TanhNetwork:
@@ -91,7 +91,7 @@ def experiment_of(stored: Mapping) -> PhaseDiagram:
     return PhaseDiagram(
         tuple(grid["learning_rate"]), tuple(grid["init_width"]), tuple(grid["batch_size"]), len(grid["seed"]),
         stored["steps"] // batches, batches, len(stored["snapshots"]), tuple(widths[1:-1]), stored["activation"],
-        stored["key"][-1] + (stored["key"][0] << 32),
+        stored["key"][-1],
     )  # fmt: skip
 
 
