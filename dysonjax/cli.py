@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import io
+import itertools
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -171,9 +173,14 @@ def _parse(args: list[str] | None) -> Callable[[], None]:
     except SystemExit as stop:
         if not stop.code:
             raise
-        lines = [line.strip("│ ") for line in said.getvalue().splitlines() if line.startswith("│")]
-        end = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-        raise InputError(f"{' '.join(lines[:end])}; see dysonjax --help") from None
+        raise InputError(f"{_first_words(said.getvalue())}; see dysonjax --help") from None
+
+
+def _first_words(box: str) -> str:
+    """What stands in a box, drawn with lines or in ASCII, between its title and its first rule."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    inside = (line.strip(" │|").strip("─-+╰╯") for line in plain.splitlines()[1:])
+    return " ".join(itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, inside)))
 
 
 def _refuse(message: str, code: int) -> int:
