@@ -304,28 +304,16 @@ def show(result: dict[str, Any]) -> None:
 
 
 def readme_table() -> str:
-    """Updates per second and ratios, a row for each recorded device and JAX version."""
+    """Updates per second and medians of the ratios, a row for each recorded device and JAX version."""
     rows = []
     for line in sorted(record.last("sgd_engine"), key=lambda x: x["versions"]["jax"]):
-        rates, ratios = line["updates_per_second"], line["ratios"]
-        peers = [name for name in rates if name != "engine"]
-        rows.append(
-            [
-                f"{line['device']}, JAX {line['versions']['jax']}",
-                "{median:.1f} ({min:.1f} – {max:.1f})".format(**{k: v / 1e6 for k, v in rates["engine"].items()}),
-                *(f"{ratios[f'engine / {p}']['median']:.0f} ×" for p in peers),
-                f"{line['share_of_peak']:.0%}",
-            ]
-        )
-    header = [
-        "machine",
-        "million updates/s (range)",
-        "NumPy, one network",
-        "PyTorch, one network",
-        "PyTorch, vmap",
-        "of peak",
-    ]
-    return record.markdown(header, rows)
+        rates = line["updates_per_second"]
+        million = "{median:.1f} ({min:.1f} – {max:.1f})".format(**{k: v / 1e6 for k, v in rates["engine"].items()})
+        ratios = ["{median:.0f} ({min:.0f} – {max:.0f})".format(**r) for r in line["ratios"].values()]
+        machine = f"{line['device']}, JAX {line['versions']['jax']}"
+        rows.append([machine, million, *ratios, f"{line['share_of_peak']:.0%}"])
+    peers = [name.removeprefix("engine / ") for name in line["ratios"]]
+    return record.markdown(["machine", "million updates/s", *(f"× {p}" for p in peers), "of peak"], rows)
 
 
 if __name__ == "__main__":
