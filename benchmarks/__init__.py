@@ -1,1 +1,1 @@
-"""Speed comparisons: one script per question, each with its baselines and a correctness check before the timing."""
+"""One script per question: `python -m benchmarks.<name>` runs it and appends a line to benchmarks/results/."""
