@@ -9,6 +9,7 @@ the same data: NumPy one network at a time, as the paper's authors did, and PyTo
 vmapped. All are first checked against NumPy in float64; timings alternate, so that every ratio is between neighbours.
 """
 
+import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from dysonjax import blocks
 from dysonjax.grid import Replicas
 
 PUBLISHED_UPDATES = 1.44e12
+TORCH = importlib.util.find_spec("torch") is not None  # comes with the extra `bench`; without it its rows are left out
 ALPHA, WIDTH, BATCH = 0.125, 0.125, 4
 WIDTHS = ((16, 8), (32, 16), (64, 32), (128, 64), (256, 128))
 
@@ -171,7 +173,8 @@ def check(size: Size) -> None:
     """All programs agree with NumPy in float64 after 100 updates, to float32 accuracy."""
     p, steps = problem(size, 4), 100
     exact = numpy_batches(p, steps, np.float64)
-    for program in (numpy_samples, numpy_batches, torch_one_at_a_time, torch_vmapped):
+    programs = (numpy_samples, numpy_batches, *((torch_one_at_a_time, torch_vmapped) if TORCH else ()))
+    for program in programs:
         np.testing.assert_allclose(program(p, steps), exact, atol=5e-6, err_msg=program.__name__)
     levels = np.linalg.svd(exact, compute_uv=False) ** 2
     measured = engine(*networks(size, 4), steps).levels.isel(snapshot=-1).values.reshape(levels.shape)
@@ -207,6 +210,7 @@ def compare(size: Size) -> dict[str, Any]:
         "torch, one network": (lambda: torch_one_at_a_time(one, size.numpy_steps // 4), size.numpy_steps // 4),
         "torch, vmapped": (lambda: torch_vmapped(many, vmapped), len(many.w) * vmapped),
     }
+    programs = {name: p for name, p in programs.items() if TORCH or not name.startswith("torch")}
     compile_seconds = timed(programs["engine"][0])
     rates: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(size.repeats):

@@ -4,13 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 
 
 def test_sgd_engine_agrees_with_its_peers_and_runs() -> None:
-    pytest.importorskip("torch")  # only with the extra `bench`
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.sgd_engine", "--tiny"], cwd=ROOT, capture_output=True, text=True, timeout=400
     )

@@ -310,10 +310,12 @@ def test_a_dynamics_says_itself_what_is_healthy():
 
 
 def test_tile_size():
-    assert tile_size(OU, 5) == tile_size(OU, 10_000) == 32
-    assert tile_size(OU_BLOCK, 5) == tile_size(OU_BLOCK, 10_000) == 8
+    assert tile_size(OU, 5, "cpu") == tile_size(OU, 10_000, "cpu") == 32
+    assert tile_size(OU_BLOCK, 5, "cpu") == tile_size(OU_BLOCK, 10_000, "cpu") == 8
     assert tile_size(OU, 5, "gpu") == 8
     assert tile_size(OU, 10**9, "gpu") == 2**14
+    assert tile_size(OU, 10**9, "gpu", most=1000) == 512  # what fits into memory, as a power of two
+    assert tile_size(OU, 1, "gpu", most=0) == 1
 
 
 @pytest.mark.parametrize(
