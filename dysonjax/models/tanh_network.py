@@ -7,6 +7,7 @@ start at N(0, σ_W²/fan-in), σ_W = `init_width`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import jax
@@ -62,14 +63,15 @@ class TanhNetwork:
     examples = None  # an endless source: fresh inputs, labelled by the teacher
 
     def __post_init__(self):
+        require(_whole_numbers(self.hidden), "hidden", self.hidden, "a list of whole numbers, at least one")
         for name, width in (("inputs", self.inputs), ("outputs", self.outputs), *(("hidden", h) for h in self.hidden)):
             whole(name, width)
-        require(len(self.hidden) >= 1, "hidden", self.hidden, "at least one hidden layer")
-        require(self.activation in _ACTIVATIONS, "activation", self.activation, f"one of {', '.join(_ACTIVATIONS)}")
+        known = isinstance(self.activation, str) and self.activation in _ACTIVATIONS
+        require(known, "activation", self.activation, f"one of {', '.join(_ACTIVATIONS)}")
         valid = self.trained == "all" or (
-            len(self.trained) >= 1
+            _whole_numbers(self.trained)
             and len(set(self.trained)) == len(self.trained)
-            and all(isinstance(i, int) and 0 <= i <= len(self.hidden) for i in self.trained)
+            and all(0 <= i <= len(self.hidden) for i in self.trained)
         )
         require(valid, "trained", self.trained, f"distinct matrix numbers in 0 … {len(self.hidden)}, or 'all'")
 
@@ -177,3 +179,9 @@ class TanhNetwork:
             if depth:
                 delta = barrier(matvec_transposed(weights[names[depth]], delta) * self.slope(inputs[depth]))
         return loss, gradient
+
+
+def _whole_numbers(value: Any) -> bool:
+    """True for a list or tuple of at least one whole number."""
+    listed = isinstance(value, Sequence) and not isinstance(value, str) and len(value) >= 1
+    return listed and all(isinstance(v, Integral) and not isinstance(v, bool) for v in value)
