@@ -1,24 +1,31 @@
 """dysonjax: how the spectra of weight matrices move while a network learns, thousands of runs at once."""
 
-from dysonjax import models, observables, spectra
+from dysonjax import models, observables, schemes, spectra
 from dysonjax.dynamics import Dynamics, Parameter
+from dysonjax.dyson import dyson
 from dysonjax.errors import InputError, StoreError
 from dysonjax.grid import Grid
 from dysonjax.observables import Observable
+from dysonjax.potentials import RBM, Force, Quadratic
 from dysonjax.scan import scan
 from dysonjax.sgd import sgd
 from dysonjax.simulate import simulate, use_all_cores
 
 __all__ = [
+    "RBM",
     "Dynamics",
+    "Force",
     "Grid",
     "InputError",
     "Observable",
     "Parameter",
+    "Quadratic",
     "StoreError",
+    "dyson",
     "models",
     "observables",
     "scan",
+    "schemes",
     "sgd",
     "simulate",
     "spectra",

@@ -11,7 +11,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Inexact
 
 Form = Literal["unrolled", "reduce"]
 
@@ -22,7 +22,7 @@ IN_FLIGHT = 4
 """Independent partial sums: a chain of additions would wait for each one's latency."""
 
 
-def matvec(w: Float[Array, "m n R"], x: Float[Array, "B n R"]) -> Float[Array, "B m R"]:
+def matvec(w: Inexact[Array, "m n R"], x: Inexact[Array, "B n R"]) -> Inexact[Array, "B m R"]:
     """W x for each replica and each of B vectors.
 
     Computed with the batch inside, so that a row of W is read once for all B, and only then turned around.
@@ -31,14 +31,19 @@ def matvec(w: Float[Array, "m n R"], x: Float[Array, "B n R"]) -> Float[Array, "
     return jnp.swapaxes(jax.lax.optimization_barrier(product), 0, 1)
 
 
-def matvec_transposed(w: Float[Array, "m n R"], x: Float[Array, "B m R"]) -> Float[Array, "B n R"]:
+def matvec_transposed(w: Inexact[Array, "m n R"], x: Inexact[Array, "B m R"]) -> Inexact[Array, "B n R"]:
     """Wᵀ x for each replica and each of B vectors."""
     return _sum_of_products(w[None], x[:, :, None], axis=1)
 
 
-def sum_of_outer(x: Float[Array, "B m R"], y: Float[Array, "B n R"]) -> Float[Array, "m n R"]:
+def sum_of_outer(x: Inexact[Array, "B m R"], y: Inexact[Array, "B n R"]) -> Inexact[Array, "m n R"]:
     """Σ_b x_b y_bᵀ for each replica."""
     return _sum_of_products(x[:, :, None], y[:, None], axis=0)
+
+
+def dot(x: Inexact[Array, "n R"], y: Inexact[Array, "n R"]) -> Inexact[Array, " R"]:
+    """Σ_i x_i y_i for each replica."""
+    return _sum_of_products(x, y, axis=0)
 
 
 def _sum_of_products(a: Array, b: Array, axis: int) -> Array:

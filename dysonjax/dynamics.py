@@ -75,6 +75,7 @@ class Dynamics:
     - `parameters`: the hyper-parameters understood; those in `static` reach all functions as plain Python ints because
       they decide shapes (one compilation for each value); all others are traced scalars;
     - `observables`: what is recorded besides the levels unless the caller says otherwise;
+    - `tile`: how many replicas lie side by side on a CPU (0: the engine's choice);
     - `config`: JSON that says what this is; a stored run is continued only by a dynamics with the same one.
     """
 
@@ -87,4 +88,5 @@ class Dynamics:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     static: tuple[str, ...] = ()
     observables: tuple[Any, ...] = ()
+    tile: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dysonjax import store
 from dysonjax.dynamics import Dynamics
-from dysonjax.errors import whole
+from dysonjax.errors import require, whole
 from dysonjax.grid import Grid, Replicas
 from dysonjax.observables import Observable
 from dysonjax.simulate import Devices, check_snapshots, layout, simulate, tile_size
@@ -34,6 +34,7 @@ def scan(
     steps: int,
     *,
     key: PRNGKeyArray | int = 0,
+    dt: float | None = None,
     snapshots: Sequence[int] | None = None,
     observables: Sequence[Observable] | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -43,6 +44,7 @@ def scan(
 ) -> xr.Dataset:
     """Run every replica of `grid` for `steps` updates; returns a dataset with dimensions named after the grid.
 
+    `dt`: the time step of a Langevin equation, if one for all (a grid may have an axis `dt` instead).
     `snapshots`: update numbers at which levels and observables are recorded (default: 21, log-spaced; 0 and `steps` are
     always among them). `observables`: what is recorded besides the levels (default: the dynamics' own). `out`: a run's
     directory; finished blocks are written there, and the same call continues an interrupted run. `block_size`:
@@ -58,6 +60,9 @@ def scan(
     >>> dj.scan(dj.sgd(net), dj.Grid(learning_rate=[0.125], batch_size=[4]), steps=2000).levels  # doctest: +SKIP
     """
     marks = check_snapshots(steps, snapshots)
+    if dt is not None:
+        require("dt" not in grid.axes, "dt", dt, "None: the grid has an axis dt")
+        grid = Grid(**grid.axes, dt=[dt])
     observables = tuple(dynamics.observables if observables is None else observables)
     devices = tuple(devices or jax.local_devices())
     base = key if isinstance(key, jax.Array) else jax.random.key(whole("key", key, 0, 2**32 - 1))
@@ -107,7 +112,7 @@ def scan(
     lost = int((dataset.diverged_step >= 0).sum())
     if lost:
         log.warning("%d of %d replicas left the finite numbers; see diverged_step", lost, grid.size)
-    return dataset
+    return dataset if dt is None else dataset.isel(dt=0)
 
 
 def plan(replicas: int, unit: int, steps: int, bytes_a_replica: int, memory: int) -> int:

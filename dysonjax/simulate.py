@@ -75,7 +75,7 @@ def tile_size(dynamics: Dynamics, replicas: int, platform: str, most: int = 1 <<
     takes all `replicas` at once, as a power of two of at most `most`.
     """
     if platform == "cpu":
-        return 8 if dynamics.block_step else 32
+        return dynamics.tile or (8 if dynamics.block_step else 32)
     return 1 << min((replicas - 1).bit_length(), max(most, 1).bit_length() - 1)
 
 

@@ -9,7 +9,11 @@ PACKAGE = Path(__file__).parent.parent / "dysonjax"
 
 FLOORS = [
     {"errors"},
-    {"dynamics", "blocks", "spectra", "laws", "ensembles"},
+    {"dynamics", "blocks", "laws"},
+    {"spectra"},
+    {"ensembles"},
+    {"noise", "potentials"},
+    {"schemes"},
     {"observables", "models"},
     {"sgd", "dyson"},
     {"simulate"},

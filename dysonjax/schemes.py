@@ -1,0 +1,334 @@
+"""Kicks: one time step of the drift-free levels, noise and repulsion together. Five schemes; `dyson` adds the drift.
+
+A kick moves levels `x` [n, R], largest first, of R replicas side by side. Its strength is the `variance`
+v_ij = T g_ij² dt of one real component of the kicked matrix' entry, [n, n, R], or [1, 1, R] when all entries share it:
+
+- symmetric matrices (`rows` None): off-diagonal entries have β components of variance v_ij, diagonal ones one of 2 v_ii;
+- rectangular matrices of `rows` M ≥ n: every entry has β components of variance v_ij; x are the n singular values.
+
+So a level's own noise has variance 2 v_ii (v_ii), and two levels repel with β/2 times that: β v_ij/(x_i − x_j)
+(β v_ij/2 [1/(x_i − x_j) + 1/(x_i + x_j)], and (β(M − n + 1) − 1) v_ii/2x_i from the rows).
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from dysonjax.noise import chi_squared, normals
+from dysonjax.spectra.eigen import eigenvalues_of_block, singular_values_of_block, sort_levels
+
+UNROLLED = 32
+"""Up to this many levels the loop over pairs is written out; beyond it runs, in memory proportional to n."""
+NEWTON_STEPS = 6
+NEWTON_TOLERANCE = 0.02
+"""A last Newton step that changes no gap by more than this fraction leaves an error of its square."""
+
+Levels = Float[Array, "n R"]
+
+
+class Kicked(NamedTuple):
+    """Levels after a kick, and 1 for each replica whose solver did not converge."""
+
+    x: Levels
+    unconverged: Int[Array, " R"]
+
+
+class Scheme(NamedTuple):
+    """A kick and what it promises."""
+
+    kick: Callable[..., Kicked]
+    drift: Literal["strang", "euler"] = "strang"
+    """Half a drift flow before and after the kick, or one Euler step of drift beside it."""
+    ordered: bool = True
+    rectangular: bool = True
+    betas: tuple[float, ...] | None = None
+    """The Dyson indices it is for; None: any of at least 1."""
+
+
+def matrix_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
+    """Levels of diag(x) + Gaussian matrix: exact in law, for any step.
+
+    For one variance, the kick is Dyson's Brownian motion itself, so the only error is that of the split between drift
+    and kick: weak order 2, none for one quadratic potential. With a variance profile g_ij(x), held over the step:
+    weak order 1. Always ordered. Cost: n³ (eigenvalues side by side for small n, LAPACK beyond). β = 1, 2, 4: real,
+    complex and quaternion entries.
+    """
+    n = x.shape[0]
+    width = jnp.sqrt(variance)
+    diagonal = jnp.eye(n)[..., None] * x
+    first, second = _gaussian(keys, (n, n), beta)
+    if rows is None:
+        first = diagonal + width * (first + first.swapaxes(0, 1).conj()) / np.sqrt(2)
+        second = width * (second - second.swapaxes(0, 1)) / np.sqrt(2) if beta == 4 else None
+        values = eigenvalues_of_block(_matrix(first, second))
+    else:
+        below, below_second = _rows_below(keys, rows - n, n, beta)
+        widths = jnp.sqrt(own(variance))
+        first = jnp.concatenate([diagonal + width * first, widths * below])
+        second = jnp.concatenate([width * second, widths * below_second]) if beta == 4 else None
+        values = singular_values_of_block(_matrix(first, second))
+    return _converged(values[:: 2 if beta == 4 else 1][::-1])  # quaternions: every level comes twice
+
+
+def pairwise_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
+    """Own noise, sort, then every pair's exact 2×2 flow with a random coupling h² = v χ²_β, summed over the pairs.
+
+    Two levels a distance d apart move by ± (√(d² + 4h²) − d)/2 each: exact for n = 2, any β. Weak order 1; ordered by
+    a final sort. Cost: n² random numbers and roots, memory n.
+    """
+    n = x.shape[0]
+    noise = normals(keys, (n,))
+    if rows is None:
+        y = x + jnp.sqrt(2 * own(variance)) * noise
+    else:
+        y = x + jnp.sqrt(own(variance)) * noise
+        freedom = beta * (rows - n + 1) - 1
+        y = jnp.sqrt(y * y + own(variance) * chi_squared(keys, freedom, (n,), stream=1))
+    y = sort_levels(y)[::-1]
+    factor = 4 if rows is None else 2
+
+    def push(distance, p, stream):
+        """(√(d² + q) − d)/2 without its cancellation."""
+        q = factor * p.variance * chi_squared(keys, beta, x.shape[:1], stream)
+        return q / (2 * (jnp.sqrt(distance * distance + q) + distance) + jnp.finfo(q.dtype).tiny)
+
+    apart = lambda p: push(p.gap, p, 2 * p.k)  # noqa: E731
+    together = lambda p: push(p.total, p, 2 * p.k + 1)  # noqa: E731
+    moved = y + pair_sums(y, variance, apart, None if rows is None else together)
+    return _converged(sort_levels(moved)[::-1])
+
+
+def neighbour_implicit(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
+    """y_i = x_i + noise + far repulsion at x + Σ_{j = i ± 1} c_ij/(y_i − y_j), c = β v: implicit in the two neighbours.
+
+    The solution is the minimum of ½|y − y*|² − Σ c ln(gap), convex on ordered levels, found by a few damped Newton
+    steps with a tridiagonal Hessian, each of which keeps the order: ordered for any step. Weak order 1/2 to 1: small
+    gaps are too rare. Cost: an explicit step and about n operations a Newton step. Symmetric matrices only.
+    """
+    n = x.shape[0]
+    strength = beta * _pairs_of(variance, n, 1)[: n - 1]
+    far = pair_sums(x, beta * variance, lambda p: jnp.where(p.distance == 1, 0, p.variance / p.gap))
+    target = x + far + jnp.sqrt(2 * own(variance)) * normals(keys, (n,))
+
+    def newton(y):
+        gap = y[:-1] - y[1:]
+        pull, stiff = strength / gap, strength / (gap * gap)
+        gradient = y - target - _ends(pull, 0) + _ends(0, pull)
+        return _solve_tridiagonal(1 + _ends(stiff, 0) + _ends(0, stiff), -stiff, -gradient)
+
+    return _minimise(newton, _opened(target, strength))
+
+
+def backward_euler(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
+    """y_i = x_i + noise + Σ_j c_ij/(y_i − y_j), c = β v: implicit in all pairs.
+
+    The minimum of ½|y − y*|² − Σ c ln|y_i − y_j| on ordered levels, by damped Newton steps with the full Hessian:
+    ordered for any step. Weak order 1/2 to 1: small gaps are too rare. Cost: n³ a Newton step. Symmetric only.
+    """
+    n = x.shape[0]
+    eye = jnp.eye(n)[..., None]
+    strength = beta * jnp.broadcast_to(variance, (n, n, x.shape[-1])) * (1 - eye)
+    target = x + jnp.sqrt(2 * own(variance)) * normals(keys, (n,))
+
+    def newton(y):
+        gap = y[:, None] - y[None] + eye
+        stiff = strength / (gap * gap)
+        gradient = y - target - jnp.sum(strength / gap, 1)
+        return _solve_dense(eye * (1 + jnp.sum(stiff, 1)) - stiff, -gradient)
+
+    return _minimise(newton, _opened(target, beta * _pairs_of(variance, n, 1)[: n - 1]))
+
+
+def euler_maruyama(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
+    """x_i + noise + Σ_j c_ij/(x_i − x_j), c = β v, all at the old positions: for comparison only.
+
+    The force is unbounded where levels meet, so second moments diverge at any step (measured: a factor 800 at
+    dt = 0.01), and levels cross. Cost: n² divisions.
+    """
+    n = x.shape[0]
+    force = lambda p: p.variance / p.gap  # noqa: E731
+    if rows is None:
+        push = pair_sums(x, beta * variance, force, signed=True)
+        return _converged(x + push + jnp.sqrt(2 * own(variance)) * normals(keys, (n,)))
+    push = pair_sums(x, beta / 2 * variance, force, lambda p: p.variance / p.total, signed=True)
+    wall = (beta * (rows - n + 1) - 1) / 2 * own(variance) / x
+    return _converged(x + push + wall + jnp.sqrt(own(variance)) * normals(keys, (n,)))
+
+
+ALL = {
+    "matrix_kick": Scheme(matrix_kick, betas=(1, 2, 4)),
+    "pairwise_kick": Scheme(pairwise_kick),
+    "neighbour_implicit": Scheme(neighbour_implicit, rectangular=False),
+    "backward_euler": Scheme(backward_euler, rectangular=False),
+    "euler_maruyama": Scheme(euler_maruyama, drift="euler", ordered=False),
+}
+
+
+class Pairs(NamedTuple):
+    """n pairs of levels, one for each level, that are equally far apart on the ring of levels."""
+
+    k: int | Array
+    """Number of the round: level i is paired with level i + k."""
+    distance: Array
+    """In levels, without the ring, [n, 1]."""
+    gap: Array
+    """|x_i − x_j|, or x_i − x_j."""
+    total: Array
+    """x_i + x_j."""
+    variance: Array
+    """v_ij."""
+
+
+def pair_sums(
+    x: Levels,
+    variance: Array,
+    apart: Callable[[Pairs], Array],
+    together: Callable[[Pairs], Array] | None = None,
+    *,
+    signed: bool = False,
+) -> Levels:
+    """Σ_{j≠i} ± apart(pair) + together(pair) for every level, each pair evaluated once.
+
+    Pairs are taken by their distance on a ring of levels, so that every operation has shape [n, R]. The sign of `apart`
+    is + for the larger of two levels, which must be sorted; `signed` hands it x_i − x_j as it is, in any order.
+    """
+    n = x.shape[0]
+    variance = (variance + variance.swapaxes(0, 1)) / 2
+    place = jnp.arange(n)[:, None]
+
+    def round_of(k, ahead, back):
+        """Both ends' shares for the pairs (i, i + k); `ahead` shifts levels by k, `back` undoes it."""
+        other = ahead(x)
+        inside = place + k < n  # else the pair closes the ring, and i + k is the larger one
+        once = (2 * k != n) | (place < n // 2)
+        sign = 1 if signed else jnp.where(inside, 1, -1)
+        pairs = Pairs(k, jnp.where(inside, k, n - k), sign * (x - other), x + other, _pairs_of(variance, n, k))
+        pushed = jnp.where(once, sign * apart(pairs), 0)
+        if together is None:
+            return pushed - back(pushed)
+        both = jnp.where(once, together(pairs), 0)
+        return pushed - back(pushed) + both + back(both)
+
+    if n <= UNROLLED:
+        rounds = [
+            round_of(k, lambda a, k=k: jnp.roll(a, -k, 0), lambda a, k=k: jnp.roll(a, k, 0))
+            for k in range(1, n // 2 + 1)
+        ]
+        return sum(rounds[1:], rounds[0]) if rounds else jnp.zeros_like(x)
+
+    def add(k, sums):
+        slide = lambda a, k: lax.dynamic_slice_in_dim(jnp.concatenate([a, a]), k, n, 0)  # noqa: E731
+        return sums + round_of(k, lambda a: slide(a, k), lambda a: slide(a, n - k))
+
+    return lax.fori_loop(1, n // 2 + 1, add, jnp.zeros_like(x))
+
+
+def _pairs_of(variance: Array, n: int, k: int | Array) -> Array:
+    """v_{i, i+k} on the ring, [n, R] or [1, R]."""
+    if variance.shape[0] == 1:
+        return variance[0]
+    place = jnp.arange(n)
+    return variance[place, (place + k) % n]
+
+
+def own(variance: Array) -> Array:
+    """v_ii of [n, n, R] or [1, 1, R]: [n, R] or [1, R]."""
+    return _pairs_of(variance, variance.shape[0], 0)
+
+
+def _gaussian(keys: PRNGKeyArray, shape: tuple[int, int], beta: float, stream: int = 0) -> tuple[Array, Array]:
+    """Entries with β independent N(0, 1) components, as two complex numbers for a quaternion; unused ones are 0."""
+    z = normals(keys, (round(beta), *shape), stream)
+    if beta == 1:
+        return z[0], jnp.float32(0)
+    return z[0] + 1j * z[1], z[2] + 1j * z[3] if beta == 4 else jnp.float32(0)
+
+
+def _rows_below(keys: PRNGKeyArray, count: int, n: int, beta: float) -> tuple[Array, Array]:
+    """Rows under the square: Gaussian, or for many of them the triangle with the same WᴴW (Bartlett 1933)."""
+    if count <= n:
+        return _gaussian(keys, (count, n), beta, stream=1)
+    upper = jnp.triu(jnp.ones((n, n)), 1)[..., None]
+    first, second = _gaussian(keys, (n, n), beta, stream=1)
+    diagonal = jnp.sqrt(chi_squared(keys, beta * (count - np.arange(n)), (n,), stream=2))
+    return upper * first + jnp.eye(n)[..., None] * diagonal, upper * second
+
+
+def _matrix(first: Array, second: Array | None) -> Array:
+    """Quaternions first + second j as 2×2 blocks of complex numbers; other entries are themselves."""
+    if second is None:
+        return first
+    above = jnp.concatenate([first, second], axis=1)
+    return jnp.concatenate([above, jnp.concatenate([-second.conj(), first.conj()], axis=1)])
+
+
+def _converged(x: Levels) -> Kicked:
+    return Kicked(x, jnp.zeros(x.shape[-1:], jnp.int32))
+
+
+def _opened(target: Levels, strength: Array) -> Levels:
+    """A first guess: each pair of neighbours as if alone, gap = (δ + √(δ² + 8c))/2, around the target's mean."""
+    wanted = target[:-1] - target[1:]
+    gap = (wanted + jnp.sqrt(wanted * wanted + 8 * strength)) / 2
+    place = -jnp.concatenate([jnp.zeros_like(target[:1]), jnp.cumsum(gap, axis=0)])
+    return place - jnp.mean(place, axis=0) + jnp.mean(target, axis=0)
+
+
+def _minimise(newton: Callable[[Levels], Levels], y: Levels) -> Kicked:
+    """Newton steps from ordered levels, each shortened so that no gap loses more than nine tenths."""
+
+    def step(_, state):
+        y, _ = state
+        move = newton(y)
+        change = jnp.diff(move, axis=0) / jnp.diff(y, axis=0)
+        length = jnp.minimum(1, 0.9 / jnp.maximum(jnp.max(-change, axis=0), 0.9))
+        return y + length * move, jnp.max(jnp.abs(change), axis=0)
+
+    y, change = lax.fori_loop(0, NEWTON_STEPS, step, (y, jnp.zeros_like(y[0])))
+    return Kicked(y, (change > NEWTON_TOLERANCE).astype(jnp.int32))
+
+
+def _ends(first: Array | float, second: Array | float) -> Array:
+    """[n − 1, R] with a row of zeros behind it, or before it."""
+    if isinstance(first, jax.Array):
+        return jnp.concatenate([first, jnp.zeros_like(first[:1])])
+    assert isinstance(second, jax.Array)
+    return jnp.concatenate([jnp.zeros_like(second[:1]), second])
+
+
+def _solve_tridiagonal(diagonal: Levels, off: Array, right: Levels) -> Levels:
+    """Symmetric tridiagonal systems, by Thomas' elimination."""
+    rows = (diagonal, _ends(0, off), right)
+
+    def down(above, row):
+        own, link, value = row
+        pivot, reduced = above
+        factor = link / pivot
+        return 2 * ((own - factor * link, value - factor * reduced),)
+
+    (_, _), (pivots, reduced) = lax.scan(down, (jnp.ones_like(right[0]), jnp.zeros_like(right[0])), rows)
+
+    def up(below, row):
+        pivot, value, link = row
+        solved = (value - link * below) / pivot
+        return solved, solved
+
+    return lax.scan(up, jnp.zeros_like(right[0]), (pivots, reduced, _ends(off, 0)), reverse=True)[1]
+
+
+def _solve_dense(matrix: Array, right: Levels) -> Levels:
+    """Symmetric positive definite systems [n, n, R] side by side, by elimination without pivots (none are needed)."""
+    n = matrix.shape[0]
+
+    def eliminate(k, system):
+        row = system[k] / system[k, k]
+        others = jnp.where((jnp.arange(n) == k)[:, None], 0, system[:, k])
+        return system.at[k].set(row) - others[:, None] * row[None]
+
+    system = jnp.concatenate([matrix, right[:, None]], axis=1)
+    return lax.fori_loop(0, n, eliminate, system)[:, -1]
