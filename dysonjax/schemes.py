@@ -92,15 +92,17 @@ def pairwise_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, r
     y = sort_levels(y)[::-1]
     factor = 4 if rows is None else 2
 
-    def push(distance, p, stream):
+    def push(distance, v, stream):
         """(√(d² + q) − d)/2 without its cancellation."""
-        q = factor * p.variance * chi_squared(keys, beta, x.shape[:1], stream)
+        q = factor * v * chi_squared(keys, beta, (n,), stream)
         return q / (2 * (jnp.sqrt(distance * distance + q) + distance) + jnp.finfo(q.dtype).tiny)
 
-    apart = lambda p: push(p.gap, p, 2 * p.k)  # noqa: E731
-    together = lambda p: push(p.total, p, 2 * p.k + 1)  # noqa: E731
-    moved = y + pair_sums(y, variance, apart, None if rows is None else together)
-    return _converged(sort_levels(moved)[::-1])
+    def both_ends(k, gap, total, v):
+        apart = push(gap, v, 2 * k)
+        together = 0 if rows is None else push(total, v, 2 * k + 1)
+        return together + apart, together - apart
+
+    return _converged(sort_levels(y + _pair_sums(y, variance, both_ends))[::-1])
 
 
 def neighbour_implicit(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
@@ -112,7 +114,7 @@ def neighbour_implicit(keys: PRNGKeyArray, x: Levels, variance: Array, beta: flo
     """
     n = x.shape[0]
     strength = beta * _pairs_of(variance, n, 1)[: n - 1]
-    far = pair_sums(x, beta * variance, lambda p: jnp.where(p.distance == 1, 0, p.variance / p.gap))
+    far = _repulsion(x, beta * variance, neighbours=False)
     target = x + far + jnp.sqrt(2 * own(variance)) * normals(keys, (n,))
 
     def newton(y):
@@ -151,11 +153,9 @@ def euler_maruyama(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, 
     dt = 0.01), and levels cross. Cost: n² divisions.
     """
     n = x.shape[0]
-    force = lambda p: p.variance / p.gap  # noqa: E731
     if rows is None:
-        push = pair_sums(x, beta * variance, force, signed=True)
-        return _converged(x + push + jnp.sqrt(2 * own(variance)) * normals(keys, (n,)))
-    push = pair_sums(x, beta / 2 * variance, force, lambda p: p.variance / p.total, signed=True)
+        return _converged(x + _repulsion(x, beta * variance) + jnp.sqrt(2 * own(variance)) * normals(keys, (n,)))
+    push = _repulsion(x, beta / 2 * variance) + _repulsion(x, beta / 2 * variance, sign=1)
     wall = (beta * (rows - n + 1) - 1) / 2 * own(variance) / x
     return _converged(x + push + wall + jnp.sqrt(own(variance)) * normals(keys, (n,)))
 
@@ -169,60 +169,54 @@ ALL = {
 }
 
 
-class Pairs(NamedTuple):
-    """n pairs of levels, one for each level, that are equally far apart on the ring of levels."""
+def _repulsion(x: Levels, variance: Array, sign: int = -1, neighbours: bool = True) -> Levels:
+    """Σ_{j≠i} v_ij/(x_i + sign x_j), levels in any order; `neighbours` False: without j = i ± 1."""
+    n = x.shape[0]
+    place = jnp.arange(n)[:, None]
+    twice = jnp.concatenate([x, x])  # a ring of levels, on which round k pairs level i with level i + k
 
-    k: int | Array
-    """Number of the round: level i is paired with level i + k."""
-    distance: Array
-    """In levels, without the ring, [n, 1]."""
-    gap: Array
-    """|x_i − x_j|, or x_i − x_j."""
-    total: Array
-    """x_i + x_j."""
-    variance: Array
-    """v_ij."""
+    def pushed(k, other):
+        push = _pairs_of(variance, n, k) / (x + sign * other)
+        if neighbours:
+            return push
+        adjacent = jnp.abs(place - (place + k) % n) == 1
+        return jnp.where(adjacent, 0, push)
+
+    if n <= UNROLLED:
+        return sum((pushed(k, twice[k : k + n]) for k in range(1, n)), jnp.zeros_like(x))
+    add = lambda k, total: total + pushed(k, lax.dynamic_slice_in_dim(twice, k, n))  # noqa: E731
+    return lax.fori_loop(1, n, add, jnp.zeros_like(x))
 
 
-def pair_sums(
-    x: Levels,
-    variance: Array,
-    apart: Callable[[Pairs], Array],
-    together: Callable[[Pairs], Array] | None = None,
-    *,
-    signed: bool = False,
-) -> Levels:
-    """Σ_{j≠i} ± apart(pair) + together(pair) for every level, each pair evaluated once.
+def _pair_sums(x: Levels, variance: Array, both_ends: Callable[..., tuple[Array, Array]]) -> Levels:
+    """What all pairs of sorted levels do to each level, each pair evaluated once.
 
-    Pairs are taken by their distance on a ring of levels, so that every operation has shape [n, R]. The sign of `apart`
-    is + for the larger of two levels, which must be sorted; `signed` hands it x_i − x_j as it is, in any order.
+    `both_ends(k, x_i − x_j, x_i + x_j, v_ij)` returns the moves of the larger and of the smaller level of n pairs, one
+    for each level: the pairs (i, i + k) on a ring of levels, so that every operation has shape [n, R].
     """
     n = x.shape[0]
     variance = (variance + variance.swapaxes(0, 1)) / 2
     place = jnp.arange(n)[:, None]
 
     def round_of(k, ahead, back):
-        """Both ends' shares for the pairs (i, i + k); `ahead` shifts levels by k, `back` undoes it."""
         other = ahead(x)
-        inside = place + k < n  # else the pair closes the ring, and i + k is the larger one
+        inside = place + k < n  # else the pair closes the ring, and level i + k is the larger one
         once = (2 * k != n) | (place < n // 2)
-        sign = 1 if signed else jnp.where(inside, 1, -1)
-        pairs = Pairs(k, jnp.where(inside, k, n - k), sign * (x - other), x + other, _pairs_of(variance, n, k))
-        pushed = jnp.where(once, sign * apart(pairs), 0)
-        if together is None:
-            return pushed - back(pushed)
-        both = jnp.where(once, together(pairs), 0)
-        return pushed - back(pushed) + both + back(both)
+        larger, smaller = both_ends(k, jnp.abs(x - other), x + other, _pairs_of(variance, n, k))
+        ours = jnp.where(once, jnp.where(inside, larger, smaller), 0)
+        theirs = jnp.where(once, jnp.where(inside, smaller, larger), 0)
+        ours, theirs = lax.optimization_barrier((ours, theirs))  # costly to draw twice
+        return ours + back(theirs)
 
     if n <= UNROLLED:
-        rounds = [
+        rounds = (
             round_of(k, lambda a, k=k: jnp.roll(a, -k, 0), lambda a, k=k: jnp.roll(a, k, 0))
             for k in range(1, n // 2 + 1)
-        ]
-        return sum(rounds[1:], rounds[0]) if rounds else jnp.zeros_like(x)
+        )
+        return sum(rounds, jnp.zeros_like(x))
 
     def add(k, sums):
-        slide = lambda a, k: lax.dynamic_slice_in_dim(jnp.concatenate([a, a]), k, n, 0)  # noqa: E731
+        slide = lambda a, k: lax.dynamic_slice_in_dim(jnp.concatenate([a, a]), k, n)  # noqa: E731
         return sums + round_of(k, lambda a: slide(a, k), lambda a: slide(a, n - k))
 
     return lax.fori_loop(1, n // 2 + 1, add, jnp.zeros_like(x))
@@ -281,6 +275,8 @@ def _opened(target: Levels, strength: Array) -> Levels:
 
 def _minimise(newton: Callable[[Levels], Levels], y: Levels) -> Kicked:
     """Newton steps from ordered levels, each shortened so that no gap loses more than nine tenths."""
+    if y.shape[0] == 1:  # alone, and where it wants to be
+        return _converged(y)
 
     def step(_, state):
         y, _ = state

@@ -182,7 +182,9 @@ def tridiagonal_eigenvalues_of_block(
     squared off-diagonal next to it is below rounding.
     """
     n = diagonal.shape[0]
-    scale = jnp.max(jnp.abs(diagonal), 0) ** 2 + (jnp.max(off, 0) if n > 1 else 0)
+    if n == 1:
+        return diagonal, jnp.isfinite(diagonal[0])
+    scale = jnp.max(jnp.abs(diagonal), 0) ** 2 + jnp.max(off, 0)
     small = (0.5 * jnp.finfo(diagonal.dtype).eps) ** 2 * scale
     at = lambda a, i: lax.dynamic_index_in_dim(a, i, 0, keepdims=False)  # noqa: E731
     put = lambda a, value, i: lax.dynamic_update_index_in_dim(a, value, i, 0)  # noqa: E731
