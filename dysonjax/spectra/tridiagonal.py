@@ -12,6 +12,7 @@ kept inside its bracket by the same counts.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -73,6 +74,7 @@ def bidiagonal_singular_values(diagonal: Float[Array, "... n"], off: Float[Array
     return jnp.abs(diagonal) if diagonal.shape[-1] == 1 else _in_tiles(_singular_values_of_block, diagonal, off)
 
 
+@partial(jax.jit, static_argnums=0)
 def _in_tiles(solve, diagonal: Array, off: Array) -> Array:
     """`solve` for tiles of replicas on the last axis, of a size that suits the device."""
     n = diagonal.shape[-1]
