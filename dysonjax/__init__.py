@@ -1,6 +1,6 @@
 """dysonjax: how the spectra of weight matrices move while a network learns, thousands of runs at once."""
 
-from dysonjax import models, observables, schemes, spectra
+from dysonjax import ensembles, models, observables, schemes, spectra
 from dysonjax.dynamics import Dynamics, Parameter
 from dysonjax.dyson import dyson
 from dysonjax.errors import InputError, StoreError
@@ -22,6 +22,7 @@ __all__ = [
     "Quadratic",
     "StoreError",
     "dyson",
+    "ensembles",
     "models",
     "observables",
     "scan",

@@ -1,4 +1,4 @@
-"""The command line: `dysonjax phase-diagram` and `dysonjax report`."""
+"""The command line: `dysonjax phase-diagram`, `simulate`, `check` and `report`."""
 
 import contextlib
 import functools
@@ -16,12 +16,14 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from dysonjax import check as schemes_check
 from dysonjax import store
 from dysonjax.errors import InputError, StoreError, require
 from dysonjax.papers import phase_figures
 from dysonjax.papers.phase_diagram import PhaseDiagram, experiment_of
 from dysonjax.papers.phase_report import advice, phase_table, width_table
 from dysonjax.papers.phase_summary import summary
+from dysonjax.scan import progress_bar
 from dysonjax.simulate import use_all_cores
 
 DEFAULT_OUT = Path("runs/phase-diagram")
@@ -115,6 +117,27 @@ def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
     screen.print(f"{len(figures)} figures in {run / 'figures'}", highlight=False)
 
 
+def check(replicas: int = 4096) -> None:
+    """Every scheme of Dyson's equation against exact laws: bias, order, cost; exit code 1 if a default fails.
+
+    Args:
+        replicas: independent runs behind each number; errors fall with its root.
+    """
+    require(replicas >= 256, "replicas", replicas, "at least 256, for errors to mean something")
+    with progress_bar("check", schemes_check.TASKS, rate=False) as done:
+        lines, costs = schemes_check.check(replicas, lambda what: done.advance(1))
+    screen = Console() if sys.stdout.isatty() else Console(width=130)
+    for table in schemes_check.tables(lines, costs):
+        screen.print(table)
+    bad = [line for line in lines if not line.good]
+    for line in bad:
+        screen.print(f"{line.setting}, {line.scheme}, dt = {line.dt:g}: {line.quantity} is off by {line.bias:+.4f} "
+                     f"± {line.error:.4f}, allowed {line.tolerance:g}", highlight=False)  # fmt: skip
+    if bad:
+        raise schemes_check.CheckFailed(f"{len(bad)} of {len(lines)} numbers are out of tolerance")
+    screen.print(f"All {sum(line.tolerance is not None for line in lines)} promised numbers hold.", highlight=False)
+
+
 def grid_values(name: str, text: str) -> tuple[float, ...]:
     """Values of `first:last:count` (log-spaced) or of a comma list; raises `InputError`."""
     expected = "first:last:count, log-spaced and positive, or a comma list of numbers"
@@ -144,7 +167,7 @@ def main(args: list[str] | None = None) -> int:
         _parse(args)()
     except InputError as error:
         return _refuse(str(error), 2)
-    except StoreError as error:
+    except (StoreError, schemes_check.CheckFailed) as error:
         return _refuse(str(error), 1)
     except KeyboardInterrupt as stop:
         return _refuse(f"interrupted; {stop}" if str(stop) else "interrupted", 130)
@@ -166,6 +189,7 @@ def _parse(args: list[str] | None) -> Callable[[], None]:
     app = tyro.extras.SubcommandApp()
     app.command(name="phase-diagram")(_deferred(phase_diagram))
     app.command(name="report")(_deferred(report))
+    app.command(name="check")(_deferred(check))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

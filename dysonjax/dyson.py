@@ -305,7 +305,7 @@ def _coupling(coupling: Any, n: int) -> Callable[[Array], Array]:
     if callable(coupling):
         shape = jax.eval_shape(coupling, jnp.ones(n)).shape
         require(shape == (n, n), "coupling", shape, f"a function that returns g of shape {(n, n)}")
-        return lift(coupling)
+        return lambda x: lift(coupling)(x)
     g = numbers_of("coupling", coupling)
     require(g.size in (1, n), "coupling", coupling, f"one number, or {n} of them")
     require(np.all(g > 0), "coupling", coupling, "positive numbers")

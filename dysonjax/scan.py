@@ -98,7 +98,7 @@ def scan(
     pending = results.pending()
     if pending:
         results.note(store.provenance(devices))
-    with _progress(progress, grid.size * steps) as bar:
+    with progress_bar("scan", grid.size * steps, progress) as bar:
         sizes = {i: len(replicas.rows[rows]) for i, (_, rows) in enumerate(pending)}
         bar.advance((grid.size - sum(sizes.values())) * steps)
         for bucket, rows in pending:
@@ -149,16 +149,17 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def _progress(wanted: bool | None, total: int) -> Iterator[Bar]:
+def progress_bar(what: str, total: int, wanted: bool | None = None, rate: bool = True) -> Iterator[Bar]:
+    """A bar on the terminal with time spent and left (None: only where there is a terminal); silent otherwise."""
     if not (sys.stderr.isatty() if wanted is None else wanted):
         yield _Silent()
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), _Rate(),
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), *[_Rate()] * rate,
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=60) as bars:
-        task = bars.add_task("scan", total=total)
+        task = bars.add_task(what, total=total)
 
         class Live:
             def advance(self, updates: int) -> None:

@@ -3,7 +3,7 @@
 A kick moves levels `x` [n, R], largest first, of R replicas side by side. Its strength is the `variance`
 v_ij = T g_ij² dt of one real component of the kicked matrix' entry, [n, n, R], or [1, 1, R] when all entries share it:
 
-- symmetric matrices (`rows` None): off-diagonal entries have β components of variance v_ij, diagonal ones one of 2 v_ii;
+- symmetric matrices (`rows` None): off-diagonal entries have β components of variance v_ij, diagonal ones one, 2 v_ii;
 - rectangular matrices of `rows` M ≥ n: every entry has β components of variance v_ij; x are the n singular values.
 
 So a level's own noise has variance 2 v_ii (v_ii), and two levels repel with β/2 times that: β v_ij/(x_i − x_j)
@@ -305,7 +305,8 @@ def _solve_tridiagonal(diagonal: Levels, off: Array, right: Levels) -> Levels:
         own, link, value = row
         pivot, reduced = above
         factor = link / pivot
-        return 2 * ((own - factor * link, value - factor * reduced),)
+        row = (own - factor * link, value - factor * reduced)
+        return row, row
 
     (_, _), (pivots, reduced) = lax.scan(down, (jnp.ones_like(right[0]), jnp.zeros_like(right[0])), rows)
 

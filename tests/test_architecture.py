@@ -19,8 +19,8 @@ FLOORS = [
     {"simulate"},
     {"grid", "store"},
     {"scan"},
-    {"plots"},
-    {"papers"},
+    {"plots", "check"},
+    {"papers", "gas"},
     {"cli"},
     {"__init__"},
 ]

@@ -85,7 +85,7 @@ def test_matrix_kick_has_the_moments_of_its_matrix(beta):
 @pytest.mark.parametrize("beta", [1, 2, 4])
 @pytest.mark.parametrize("rows", [3, 4, 6, 9])
 def test_singular_values_have_wishart_moments(beta, rows):
-    """E tr X = Σx + β v n M and E tr X² of a non-central Wishart matrix; rows beyond 2n go through Bartlett's triangle."""
+    """E tr X = Σx + β v n M and E tr X² of a non-central Wishart matrix; rows beyond 2n by Bartlett's triangle."""
     xi, v, n = np.array([1.0, 0.8, 0.3]), 0.2, 3
     x = kick("matrix_kick", xi, v, beta, rows) ** 2
     assert_mean(x.sum(1), (xi**2).sum() + beta * v * n * rows, resolution=0.1 * beta * rows)
