@@ -1,6 +1,6 @@
 """dysonjax: how the spectra of weight matrices move while a network learns, thousands of runs at once."""
 
-from dysonjax import ensembles, models, observables, schemes, spectra
+from dysonjax import ensembles, laws, models, observables, schemes, spectra
 from dysonjax.dynamics import Dynamics, Parameter
 from dysonjax.dyson import dyson
 from dysonjax.errors import InputError, StoreError
@@ -23,6 +23,7 @@ __all__ = [
     "StoreError",
     "dyson",
     "ensembles",
+    "laws",
     "models",
     "observables",
     "scan",

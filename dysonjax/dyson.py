@@ -38,6 +38,8 @@ from dysonjax.potentials import Force, Potential, Quadratic, numbers_of
 Geometry = Literal["symmetric", "singular", "gram"]
 Coupling = float | Sequence[float] | Callable[[Float[Array, " n"]], Float[Array, "n n"]]
 
+UNIT_WELL = Quadratic()
+"""V = x²/2, the default potential."""
 LARGEST_MATRIX = 64
 """Up to this many levels the matrix kick is the default; beyond it the pairwise kick is cheaper for its error."""
 ESCAPED = 1e15
@@ -54,7 +56,7 @@ class Gas(NamedTuple):
 
 def dyson(
     levels: int,
-    potential: Potential | Callable[[Array], Array] = Quadratic(),
+    potential: Potential | Callable[[Array], Array] = UNIT_WELL,
     *,
     coupling: Coupling = 1.0,
     beta: float = 1.0,

@@ -55,7 +55,7 @@ class Quadratic:
             numbers = numbers_of(name, value)
             require(numbers.size == 1 or numbers.ndim == 1, name, value, "a number, or one for each level")
             least = 0 if name == "stiffness" else -np.inf
-            require(np.all(numbers >= least), name, value, "numbers of at least 0: below, nothing holds the levels")
+            require(np.all(numbers >= least), name, value, "numbers of at least 0, which hold the levels")
             object.__setattr__(self, name, numbers.tolist() if numbers.ndim == 0 else tuple(numbers.tolist()))
 
     def force(self, x: Levels) -> Levels:

@@ -1,0 +1,154 @@
+"""Long-range correlations of unfolded levels: number variance Σ²(L), rigidity Δ₃(L), spectral form factor, their laws.
+
+Kernels take levels at unit mean spacing, [..., n], sorted either way, and lengths [m]; they return [..., m].
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+from scipy.special import sici
+
+from dysonjax.errors import require
+
+WINDOWS = 256
+"""Positions of the window over which Δ₃ is averaged, evenly spaced over the spectrum."""
+
+
+def number_variance(unfolded: Float[Array, "... n"], lengths: Float[ArrayLike, " m"]) -> Float[Array, "... m"]:
+    """Σ²(L) = ⟨(N(s, s + L) − L)²⟩ over all window positions s inside the spectrum, integrated exactly.
+
+    N is constant between the points where the window's ends meet levels, so the integral is a sum over those 2n points.
+    Mehta, Random Matrices, ch. 16. Raises `InputError` for lengths beyond the spectrum.
+    """
+    u = jnp.sort(unfolded, axis=-1)
+    lengths = _lengths(u, lengths)
+    flat = u.reshape(-1, u.shape[-1])
+    both = jax.vmap(jax.vmap(_number_variance, in_axes=(None, 0)), in_axes=(0, None))
+    return both(flat, jnp.asarray(lengths, u.dtype)).reshape(*u.shape[:-1], len(lengths))
+
+
+@jax.jit
+def _number_variance(u: Array, length: Array) -> Array:
+    n, low, high = u.shape[-1], u[0], u[-1] - length
+    index = jnp.arange(n)
+    padded = jnp.concatenate([u, jnp.full(1, jnp.inf, u.dtype)])
+    # the window's lower end meets level i: i + 1 levels are below it, `above` up to its upper end
+    above = jnp.searchsorted(u, u + length, side="right")
+    count_low, next_low = above - (index + 1), jnp.minimum(padded[index + 1], padded[above] - length)
+    # its upper end meets level j
+    below = jnp.searchsorted(u, u - length, side="right")
+    count_high, next_high = index + 1 - below, jnp.minimum(padded[below], padded[index + 1] - length)
+    starts = jnp.concatenate([u, u - length])
+    ends = jnp.concatenate([next_low, next_high])
+    counts = jnp.concatenate([count_low, count_high])
+    held = jnp.maximum(jnp.minimum(ends, high) - jnp.maximum(starts, low), 0)
+    return jnp.sum(held * (counts - length) ** 2) / jnp.sum(held)
+
+
+def rigidity(unfolded: Float[Array, "... n"], lengths: Float[ArrayLike, " m"]) -> Float[Array, "... m"]:
+    """Δ₃(L): mean square distance of the staircase from its best line in a window, mean over `WINDOWS` windows.
+
+    Exact for each window: with the N levels x_i at positions relative to its centre,
+
+        Δ₃ = N²/16 − (Σx)²/L² + 3N Σx²/2L² − 3 (Σx²)²/L⁴ + Σ (N − 2i + 1) x_i/L
+
+    (Bohigas and Giannoni, Ann. Phys. 89, 393 (1975)). Raises `InputError` for lengths beyond the spectrum. A window
+    with more than 2L + 32 levels, which no spectrum at unit mean spacing has, gives NaN.
+    """
+    u = jnp.sort(unfolded, axis=-1)
+    lengths = _lengths(u, lengths)
+    flat = u.reshape(-1, u.shape[-1])
+    found = [_rigidity(flat, float(length), min(int(2 * length) + 32, u.shape[-1])) for length in lengths]
+    return jnp.stack(found, axis=-1).reshape(*u.shape[:-1], len(lengths))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _rigidity(u: Array, length: float, most: int) -> Array:
+    n = u.shape[-1]
+
+    def of_spectrum(levels: Array) -> Array:
+        start = levels[0] + (levels[-1] - length - levels[0]) * jnp.linspace(0, 1, WINDOWS, dtype=u.dtype)
+        first = jnp.searchsorted(levels, start, side="left")
+        count = jnp.searchsorted(levels, start + length, side="right") - first
+        i = jnp.arange(most)
+        inside = i < count[:, None]
+        x = jnp.where(inside, levels[jnp.minimum(first[:, None] + i, n - 1)] - start[:, None] - length / 2, 0)
+        s1, s2 = jnp.sum(x, -1), jnp.sum(x * x, -1)
+        s3 = jnp.sum((count[:, None] - 2 * i - 1) * x, -1)
+        value = (
+            count**2 / 16 - (s1 / length) ** 2 + 1.5 * count * s2 / length**2 - 3 * (s2 / length**2) ** 2 + s3 / length
+        )
+        return jnp.mean(jnp.where(count <= most, value, jnp.nan))
+
+    return jax.lax.map(of_spectrum, u, batch_size=64)
+
+
+def spectral_form_factor(unfolded: Float[Array, "R n"], times: Float[ArrayLike, " m"]) -> tuple[Array, Array]:
+    """K(τ) = ⟨|Σ e^{2πiτu}|²⟩/n and its connected part, without |⟨Σ e^{2πiτu}⟩|²/n: [m] each, means over replicas."""
+    phase = 2 * jnp.pi * jnp.asarray(times, unfolded.dtype)[:, None, None] * unfolded
+    wave = jnp.sum(jnp.exp(1j * phase), axis=-1)
+    n, replicas = unfolded.shape[-1], unfolded.shape[0]
+    whole = jnp.mean(jnp.abs(wave) ** 2, axis=-1) / n
+    # an unbiased estimate: |mean|² of R replicas contains 1/R of the fluctuations
+    connected = (whole - jnp.abs(jnp.mean(wave, axis=-1)) ** 2 / n) * replicas / max(replicas - 1, 1)
+    return whole, connected
+
+
+def number_variance_law(lengths: Float[ArrayLike, " m"], beta: int) -> Float[np.ndarray, " m"]:
+    """Σ²(L) of large random matrices, β = 1, 2, 4, and L for β = 0, Poisson levels (Mehta, ch. 16), exact.
+
+    β = 2: [ln 2πL + γ + 1 − cos 2πL − Ci 2πL]/π² + L [1 − 2 Si(2πL)/π]; β = 1: twice that + Si(πL)²/π² − Si(πL)/π;
+    β = 4: half of it at 2L, + Si(2πL)²/4π². Raises `InputError`.
+    """
+    require(beta in (0, 1, 2, 4), "beta", beta, "0, 1, 2 or 4")
+    x = np.asarray(lengths, float)
+    if beta == 0:
+        return x
+    if beta == 4:
+        return number_variance_law(2 * x, 2) / 2 + (sici(2 * np.pi * x)[0] / (2 * np.pi)) ** 2
+    si, ci = sici(2 * np.pi * np.maximum(x, 1e-300))
+    z = 2 * np.pi * np.maximum(x, 1e-300)
+    unitary = (np.log(z) + np.euler_gamma + 1 - np.cos(z) - ci) / np.pi**2 + x * (1 - 2 * si / np.pi)
+    if beta == 2:
+        return unitary
+    si = sici(np.pi * x)[0]
+    return 2 * unitary + (si / np.pi) ** 2 - si / np.pi
+
+
+def rigidity_law(lengths: Float[ArrayLike, " m"], beta: int) -> Float[np.ndarray, " m"]:
+    """Δ₃(L) = (2/L⁴) ∫₀^L (L³ − 2L²r + r³) Σ²(r) dr of the same levels; L/15 for β = 0."""
+    x = np.atleast_1d(np.asarray(lengths, float))
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    t = (nodes + 1) / 2
+    values = number_variance_law((x[:, None] * t).ravel(), beta).reshape(len(x), -1)
+    return (values * (1 - 2 * t + t**3)) @ weights
+
+
+def form_factor_law(times: Float[ArrayLike, " m"], beta: int) -> Float[np.ndarray, " m"]:
+    """Connected K(τ) of large random matrices, β = 1, 2, 4, and 1 for β = 0 (Mehta, chs. 6, 7 and 11).
+
+    β = 2: min(|τ|, 1); β = 1: 2τ − τ ln(1 + 2τ), beyond 1: 2 − τ ln((2τ + 1)/(2τ − 1)); β = 4: τ/2 − (τ/4) ln|1 − τ|,
+    beyond 2: 1.
+    """
+    require(beta in (0, 1, 2, 4), "beta", beta, "0, 1, 2 or 4")
+    t = np.abs(np.asarray(times, float))
+    if beta == 0:
+        return np.ones_like(t)
+    if beta == 2:
+        return np.minimum(t, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if beta == 1:
+            return np.where(t <= 1, 2 * t - t * np.log(1 + 2 * t), 2 - t * np.log((2 * t + 1) / np.abs(2 * t - 1)))
+        return np.where(t <= 2, t / 2 - t / 4 * np.log(np.abs(1 - t)), 1)
+
+
+def _lengths(u: Array, lengths: ArrayLike) -> np.ndarray:
+    found = np.atleast_1d(np.asarray(lengths, float))
+    require(np.all(np.isfinite(found)) and np.all(found > 0), "lengths", found, "positive lengths")
+    if not isinstance(u, jax.core.Tracer) and u.size:
+        shortest = float(jnp.min(u[..., -1] - u[..., 0]))
+        require(found.max() < shortest, "lengths", found.max(), f"less than {shortest:.4g}, what the levels span")
+    return found
