@@ -290,7 +290,7 @@ def main(tiny: bool = False, table: bool = False) -> None:
     dj.use_all_cores()
     check_programs()
     accelerator = jax.default_backend() != "cpu"
-    repeats, work = (2, 1e5) if tiny else (5, 4e9 if not accelerator else 4e11)
+    repeats, work = (2, 1e5) if tiny else (5, 1.5e9 if not accelerator else 4e11)
     sizes = [(10, 64)] if tiny else [(10, 4096), (16, 4096), (4, 4096), (32, 1024), (100, 256), (1000, 16), (4096, 1)]
     crowds = [1, 8] if tiny else [1, 10, 100, 1000, 10_000, 100_000, *[1_000_000] * accelerator]
     result: dict[str, Any] = {

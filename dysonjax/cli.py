@@ -1,6 +1,7 @@
 """The command line: `dysonjax phase-diagram`, `simulate`, `check` and `report`."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import itertools
@@ -17,8 +18,9 @@ import tyro
 from rich.console import Console
 
 from dysonjax import check as schemes_check
-from dysonjax import store
+from dysonjax import gas_figures, store
 from dysonjax.errors import InputError, StoreError, require
+from dysonjax.gas import GasRun, gas_run_of, statistics
 from dysonjax.papers import phase_figures
 from dysonjax.papers.phase_diagram import PhaseDiagram, experiment_of
 from dysonjax.papers.phase_report import advice, phase_table, width_table
@@ -28,6 +30,7 @@ from dysonjax.simulate import use_all_cores
 
 DEFAULT_OUT = Path("runs/phase-diagram")
 _RUN = PhaseDiagram()
+_GAS = GasRun()
 
 
 def phase_diagram(
@@ -75,15 +78,75 @@ def phase_diagram(
         settings = "no other option, a run is continued with its own settings"
         require(asked == _RUN and out == DEFAULT_OUT and not overwrite, "resume", str(resume), settings)
         out, asked = resume, experiment_of(store.load(resume).header.experiment)
-    elif overwrite and (out / store.STORE).is_dir():
+    _run(asked, out, overwrite, "phase-diagram")
+
+
+def simulate(
+    levels: int = _GAS.levels,
+    temperature: str = "0.01:1:8",
+    potential: str = _GAS.potential,
+    centre: float = _GAS.centre,
+    stiffness: float = _GAS.stiffness,
+    coupling: float = _GAS.coupling,
+    beta: float = _GAS.beta,
+    geometry: str = _GAS.geometry,
+    rows: int | None = None,
+    scheme: str | None = None,
+    seeds: int = _GAS.seeds,
+    steps: int = _GAS.steps,
+    dt: float = _GAS.dt,
+    snapshots: int = _GAS.snapshots,
+    key: int = _GAS.key,
+    out: Path = Path("runs/gas"),
+    overwrite: bool = False,
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
+) -> None:
+    """Dyson's equation for a gas of levels, over temperatures and seeds, beside its exact laws.
+
+    Temperatures are log-spaced first:last:count, or a list. An interrupted run is continued by --resume, or by the
+    same command again.
+
+    Args:
+        levels: number of levels n.
+        temperature: temperatures T.
+        potential: quadratic, quartic or double-well.
+        centre: centre of the quadratic potential.
+        stiffness: stiffness κ of the quadratic potential.
+        coupling: coupling g.
+        beta: Dyson index β, at least 1.
+        geometry: symmetric matrices, singular values, or gram (eigenvalues of WᵀW).
+        rows: rows M ≥ n of a rectangular matrix (default n).
+        scheme: matrix_kick, pairwise_kick, neighbour_implicit, backward_euler or euler_maruyama.
+        seeds: independent gases at every temperature.
+        steps: time steps.
+        dt: time step.
+        snapshots: how often the spectra are recorded, log-spaced in time.
+        key: base of all random numbers.
+        out: the run's directory: results, configuration and figures.
+        overwrite: replace an earlier run in that directory.
+        resume: continue the run in this directory, with its own settings.
+    """
+    asked = GasRun(
+        levels, grid_values("temperature", temperature), potential, centre, stiffness, coupling, beta, geometry, rows,
+        scheme, seeds, steps, dt, snapshots, key,
+    )  # fmt: skip
+    if resume is not None:
+        settings = "no other option, a run is continued with its own settings"
+        untouched = asked == dataclasses.replace(_GAS, temperature=asked.temperature) and temperature == "0.01:1:8"
+        require(untouched and out == Path("runs/gas") and not overwrite, "resume", str(resume), settings)
+        out, asked = resume, gas_run_of(store.load(resume).header.experiment)
+    _run(asked, out, overwrite, "simulate")
+
+
+def _run(experiment: PhaseDiagram | GasRun, out: Path, overwrite: bool, command: str) -> None:
+    """Compute or continue an experiment in `out`, then report on it."""
+    if overwrite and (out / store.STORE).is_dir():
         store.load(out)  # only a dysonjax run may be replaced
         shutil.rmtree(out)
     try:
-        asked.run(out, progress=True)
+        experiment.run(out, progress=True)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"finished blocks are kept; continue with: dysonjax phase-diagram --resume {out}"
-        ) from None
+        raise KeyboardInterrupt(f"finished blocks are kept; continue with: dysonjax {command} --resume {out}") from None
     report(out)
 
 
@@ -94,24 +157,34 @@ def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
         run: the run's directory.
     """
     results = store.load(run)
-    experiment_of(results.header.experiment)
+    gas = "gas" in results.header.experiment
+    describe = gas_run_of if gas else experiment_of
+    experiment = describe(results.header.experiment)
     unfinished = len(results.pending())
     if unfinished:
+        command = "simulate" if gas else "phase-diagram"
         raise StoreError(
-            f"{run}: {unfinished} blocks are not finished; continue with: dysonjax phase-diagram --resume {run}"
+            f"{run}: {unfinished} blocks are not finished; continue with: dysonjax {command} --resume {run}"
         )
     ds = results.dataset()
-    points = summary(ds)
-    text = io.StringIO()
-    screen = Console() if sys.stdout.isatty() else Console(width=110)
-    for console in (screen, Console(file=text, width=110)):
-        console.print(phase_table(ds, points))
+    if isinstance(experiment, GasRun):
+        found = statistics(ds)
+        said: list[Any] = [gas_figures.gas_table(experiment, found), gas_figures.gas_advice(experiment, found)]
+        draw = lambda directory: gas_figures.draw(experiment, ds, found, directory)  # noqa: E731
+    else:
+        points = summary(ds)
+        said = [phase_table(ds, points)]
         for size in ds.batch_size.values:
-            console.print(width_table(points, size))
-            console.print(advice(points, size))
+            said += [width_table(points, size), advice(points, size)]
+        draw = lambda directory: phase_figures.draw(ds, directory)  # noqa: E731
+    text = io.StringIO()
+    screen = Console() if sys.stdout.isatty() else Console(width=120)
+    for console in (screen, Console(file=text, width=120)):
+        for part in said:
+            console.print(part)
     try:
         (run / "report.txt").write_text(text.getvalue())
-        figures = phase_figures.draw(ds, run / "figures")
+        figures = draw(run / "figures")
     except OSError as error:
         raise StoreError(f"{run}: figures cannot be written ({error.strerror or error})") from error
     screen.print(f"{len(figures)} figures in {run / 'figures'}", highlight=False)
@@ -188,6 +261,7 @@ def _parse(args: list[str] | None) -> Callable[[], None]:
     """The command asked for; tyro's boxed messages become one line."""
     app = tyro.extras.SubcommandApp()
     app.command(name="phase-diagram")(_deferred(phase_diagram))
+    app.command(name="simulate")(_deferred(simulate))
     app.command(name="report")(_deferred(report))
     app.command(name="check")(_deferred(check))
     said = io.StringIO()

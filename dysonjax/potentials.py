@@ -41,7 +41,7 @@ class Potential(Protocol):
 
 @dataclass(frozen=True)
 class Quadratic:
-    """V_i = ½ κ_i (x_i − c_i)²: K_i = −κ_i (x_i − c_i), centres c and stiffnesses κ ≥ 0, one for all levels or one each.
+    """V_i = ½ κ_i (x_i − c_i)²: K_i = −κ_i (x_i − c_i), one centre c and stiffness κ ≥ 0 for all levels, or one each.
 
     Its flow is exact, and with one κ and c for all so is the whole step: half flows e^{−κ dt/2} around a kick of
     duration sinh(κ dt)/κ are the Ornstein–Uhlenbeck jump, mean e^{−κ dt}, variance ∝ (1 − e^{−2κ dt})/2κ, for any dt.

@@ -21,6 +21,7 @@ FLOORS = [
     {"scan"},
     {"plots", "check"},
     {"papers", "gas"},
+    {"gas_figures"},
     {"cli"},
     {"__init__"},
 ]
