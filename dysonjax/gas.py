@@ -143,15 +143,16 @@ def _of_temperature(ds: xr.Dataset, temperature: float) -> Statistics:
     edge = int(np.ceil((1 - BULK) / 2 * n)) if n > 4 else 0
     bulk = unfolded[:, edge : n - edge]
     spacings = np.asarray(spectra.gaps(jnp.asarray(bulk)))
-    lengths = np.linspace(0.25, max(0.5, min(8.0, bulk.shape[1] / 2)), 24)
-    last = ds.isel(snapshot=-1)
+    span = (edge, n - edge) if n > 1 else (0.0, 1.0)
+    lengths = np.linspace(0.25, min(8.0, (span[1] - span[0]) / 2), 24)
+    last, nothing = ds.isel(snapshot=-1), Estimate(np.nan, np.nan, len(x))
     return Statistics(
         temperature, x, int((~alive).sum()),
-        spectra.estimate(spectra.spacing_ratios(jnp.asarray(x[:, edge : n - edge]))),
+        spectra.estimate(spectra.spacing_ratios(jnp.asarray(x[:, edge : n - edge]))) if n - 2 * edge > 2 else nothing,
         spectra.fit_beta(jnp.asarray(spacings)) if spacings.size >= 100 else None,
         spacings, lengths,
-        spectra.curve(spectra.number_variance(jnp.asarray(bulk), lengths)),
-        spectra.curve(spectra.rigidity(jnp.asarray(bulk), lengths)),
+        spectra.curve(spectra.number_variance(jnp.asarray(unfolded), lengths, span)),
+        spectra.curve(spectra.rigidity(jnp.asarray(unfolded), lengths, span)),
         spectra.estimate(jnp.asarray(last.balance.values[alive])),
         int(last.order_violations.values.sum()), int(last.unconverged.values.sum()), float(ds.smallest_gap.min()),
     )  # fmt: skip

@@ -149,7 +149,7 @@ def spacings(run: GasRun, found: list[Statistics]) -> Figure:
         right.axhline(RATIOS[run.beta], **_LAW, label=rf"large $n$, $\beta$ = {run.beta:g}")
     right.axhline(POISSON_RATIO, **_OTHER, label="Poisson")
     right.set(xscale="log", xlabel="temperature $T$", ylabel=r"mean spacing ratio $\langle r\rangle$")
-    right.set_ylim(0.36, max(0.72, float(np.max(ratio.value)) + 0.03))
+    right.set_ylim(0.36, max(0.72, float(np.nanmax([*ratio.value, 0.0])) + 0.03))
     plots.log_ticks(right, "x", temperatures)
     right.legend(loc="upper right")
     plots.caption(

@@ -76,6 +76,17 @@ def test_number_variance_equals_counting():
     np.testing.assert_allclose(spectra.number_variance(jnp.asarray(u), lengths), slow, rtol=3e-3)
 
 
+def test_windows_inside_a_span():
+    """Levels beyond the span count, but no window leaves it; the span need not begin or end at a level."""
+    u, span, length = np.sort(RNG.uniform(0, 30, 30)), (3.3, 21.7), 4.0
+    start = np.linspace(span[0], span[1] - length, 40001)
+    inside = np.searchsorted(u, start + length, "right") - np.searchsorted(u, start, "right")
+    found = spectra.number_variance(jnp.asarray(u), [length], span)
+    np.testing.assert_allclose(found, [np.mean((inside - length) ** 2)], rtol=3e-3)
+    whole = spectra.rigidity(jnp.asarray(u), [length], (float(u[0]), float(u[-1])))
+    np.testing.assert_allclose(whole, spectra.rigidity(jnp.asarray(u), [length]), rtol=1e-4)
+
+
 def test_rigidity_equals_least_squares():
     u = np.sort(RNG.uniform(0, 30, 30))
     windows = spectra.rigidity.__globals__["WINDOWS"]

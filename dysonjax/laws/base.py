@@ -106,11 +106,11 @@ def record(cls: type[T]) -> type[T]:
 
 
 def check(name: str, value: Any, ok: Callable[[np.ndarray], Any], expected: str) -> None:
-    """Raise `InputError` unless all of `value` is finite and `ok`; a traced value is let through."""
+    """Raise `InputError` unless `value` is a number or array, finite and `ok`; a traced one is let through."""
     if isinstance(value, Tracer):
         return
     try:
-        array = np.asarray(value, float)
+        array = np.asarray(None if isinstance(value, list | tuple) else value, float)
     except (TypeError, ValueError):
         array = np.array(np.nan)
     with np.errstate(invalid="ignore"):
@@ -131,6 +131,7 @@ def check_positive(**values: Any) -> None:
 
 def real(x: ArrayLike) -> Array:
     """x as a floating-point array of its own precision."""
+    x = np.asarray(x) if isinstance(x, list | tuple) else x
     return jnp.asarray(x, jnp.result_type(x, float))
 
 
@@ -140,6 +141,7 @@ def uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]
     return u + jnp.finfo(u.dtype).eps / 2
 
 
+@jax.jit
 def invert(law: Law, p: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Quantiles of a law from its `cdf` and `pdf`: Newton's steps, and bisection where they would leave the bracket.
 

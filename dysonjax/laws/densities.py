@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.scipy.special import erf
 from jaxtyping import Array, ArrayLike, Float
 
@@ -251,12 +250,10 @@ class GeneralisedSemicircle(Law):
     def __post_init__(self):
         sizes = tuple(int(n) for n in np.ravel(self.sizes))
         require(sizes and min(sizes) >= 1 and np.all(np.ravel(self.sizes) == sizes), "sizes", self.sizes, "whole n ≥ 1")
-        check_finite(centres=self.centres)
-        check_positive(sigma=self.sigma)
         object.__setattr__(self, "sizes", sizes)
-        for name in ("centres", "sigma"):
-            value = getattr(self, name)
-            value = value if isinstance(value, Tracer) else real(np.asarray(value) * 1.0)
+        for name, checked in (("centres", check_finite), ("sigma", check_positive)):
+            value = real(getattr(self, name))
+            checked(**{name: value})
             require(value.shape in [(len(sizes),), () if name == "sigma" else None], name, value, "one for each size")
             object.__setattr__(self, name, value)
 
@@ -295,7 +292,7 @@ def _spectra(levels):
     """Rows of whole spectra and the number of levels in each."""
     rows = real(levels)
     require(rows.ndim >= 1 and rows.size, "levels", rows.shape, "at least one spectrum")
-    check_finite(levels=levels)
+    check_finite(levels=rows)
     rows = rows.reshape(-1, rows.shape[-1])
     return rows, rows.shape[-1]
 

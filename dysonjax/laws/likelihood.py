@@ -24,7 +24,7 @@ def observations(name: str, values: Float[ArrayLike, "R ..."], positive: bool = 
     require(rows.ndim >= 1 and rows.shape[0] >= 2 and rows.size, name, rows.shape, "at least two on the first axis")
     expected = "finite positive numbers" if positive else "finite numbers"
     if not isinstance(rows, Tracer):
-        check(name, values, (lambda v: v > 0) if positive else np.isfinite, expected)
+        check(name, rows, (lambda v: v > 0) if positive else np.isfinite, expected)
     return rows.reshape(rows.shape[0], -1)
 
 

@@ -12,7 +12,7 @@ from dysonjax.laws.tables import Table, table
 
 
 class Multiplet(NamedTuple):
-    """Law of one level, unit variance on the matrix's diagonal, tabulated for |u| ≤ `end`; less than 10⁻²⁰ is beyond."""
+    """Law of one level, unit variance on the matrix's diagonal, tabulated for |u| ≤ `end`; beyond is < 10⁻²⁰."""
 
     density: Table
     probability: Table

@@ -60,6 +60,10 @@ class PairSpacing(Law):
     def support(self):
         return half_line(self.sigma)
 
+    def bracket(self):
+        zero = jnp.zeros_like(real(self.sigma))
+        return zero, zero + 60 * self.sigma
+
     @classmethod
     def fit(cls, spacings: Float[ArrayLike, "R ..."]) -> Fit:
         """Maximum-likelihood σ, σ̂² = ⟨S²⟩/4; the error takes the entries of the first axis for independent."""

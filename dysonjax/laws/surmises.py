@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betainc, betaln, gammainc, gammaincc, gammaln
+from jax.scipy.special import gammainc, gammaincc, gammaln
 from jaxtyping import Array, ArrayLike, Float
 
 from dysonjax.laws.base import Fit, Law, check, real, record
@@ -31,23 +31,23 @@ class WignerSurmise(Law):
         check("beta", self.beta, lambda v: v > -1, ABOVE_MINUS_ONE)
 
     def log_pdf(self, x):
-        a, log_b = _surmise(self.beta)
+        a, log_b, log_gamma = _surmise(self.beta)
 
         def value(x):
-            return jnp.log(2.0) + a * log_b - gammaln(a) + (2 * a - 1) * jnp.log(x) - jnp.exp(log_b) * x**2
+            return jnp.log(2.0) + a * log_b - log_gamma + (2 * a - 1) * jnp.log(x) - jnp.exp(log_b) * x**2
 
         return _positive_part(value, x)
 
     def cdf(self, x):
-        a, log_b = _surmise(self.beta)
+        a, log_b, _ = _surmise(self.beta)
         return gammainc(*jnp.broadcast_arrays(a, jnp.exp(log_b) * jnp.maximum(real(x), 0) ** 2))
 
     def sf(self, x):
-        a, log_b = _surmise(self.beta)
+        a, log_b, _ = _surmise(self.beta)
         return gammaincc(*jnp.broadcast_arrays(a, jnp.exp(log_b) * jnp.maximum(real(x), 0) ** 2))
 
     def sample(self, key, shape=()):
-        a, log_b = _surmise(self.beta)
+        a, log_b, _ = _surmise(self.beta)
         # the logarithm: near β = −1 the gamma number itself would underflow
         return jnp.exp((jax.random.loggamma(key, a, shape) - log_b) / 2)
 
@@ -57,7 +57,7 @@ class WignerSurmise(Law):
 
     @property
     def variance(self):
-        a, log_b = _surmise(self.beta)
+        a, log_b, _ = _surmise(self.beta)
         return a * jnp.exp(-log_b) - 1
 
     @property
@@ -66,7 +66,7 @@ class WignerSurmise(Law):
 
     def bracket(self):
         # e^{−b s²} with s² = (a + 800)/b is below the smallest number
-        a, log_b = _surmise(self.beta)
+        a, log_b, _ = _surmise(self.beta)
         return jnp.zeros_like(a), jnp.sqrt((2 * a + 800) * jnp.exp(-log_b))
 
     @classmethod
@@ -98,7 +98,7 @@ class SpacingRatio(Law):
 
     def log_pdf(self, x):
         beta = real(self.beta)
-        log_norm = 1.5 * (1 + beta) * np.log(3) - beta * np.log(2) - betaln((beta + 1) / 2, 0.5)
+        log_norm = 1.5 * (1 + beta) * np.log(3) - beta * np.log(2) - _log_beta(beta)
 
         def value(r):
             return log_norm + beta * jnp.log(r + r * r) - (1 + 1.5 * beta) * jnp.log1p(r + r * r)
@@ -109,10 +109,13 @@ class SpacingRatio(Law):
         r = jnp.clip(real(x), 0, 1)
         a = (real(self.beta) + 1) / 2
         cube = (1 + r + r * r) ** 3
-        sine, cosine = 6.75 * (r + r * r) ** 2 / cube, ((1 - r) * (2 + r) * (1 + 2 * r)) ** 2 / (4 * cube)
-        a, half, sine, cosine = jnp.broadcast_arrays(a, jnp.asarray(0.5, a.dtype), sine, cosine)
+        sine = 6.75 * (r + r * r) ** 2 / cube
+        cosine = (1 - r) * (2 + r) * (1 + 2 * r) / (2 * jnp.sqrt(cube))
+        a, sine, cosine = jnp.broadcast_arrays(a, sine, cosine)
+        norm = jnp.exp(_log_beta(self.beta)) / 2
+        low, high = _sine_integral(a, jnp.minimum(sine, 0.5)), _cosine_integral(a, jnp.minimum(cosine, 0.75))
         # near r = 1 the sine is 1 to rounding and only the cosine still tells one r from another
-        return jnp.where(sine < 0.5, betainc(a, half, sine), 1 - betainc(half, a, cosine))
+        return jnp.clip(jnp.where(sine < 0.5, low / norm, 1 - high / norm), 0, 1)
 
     def sample(self, key, shape=()):
         one, two = jax.random.split(key)
@@ -150,7 +153,7 @@ class SpacingRatio(Law):
         ratios share a spacing.
         """
         rows = observations("ratios", ratios, positive=True)
-        check("ratios", ratios, lambda v: v <= 1, "numbers in (0, 1]")
+        check("ratios", rows, lambda v: v <= 1, "numbers in (0, 1]")
         return maximum_likelihood(_ratio, jnp.log(jnp.full(1, 2.0, rows.dtype)), rows, ("beta",))
 
 
@@ -200,6 +203,10 @@ class Brody(Law):
     def support(self):
         return half_line(self.parameter)
 
+    def bracket(self):
+        k, log_scale = _weibull(self.parameter)
+        return jnp.zeros_like(k), 800 ** (1 / k) * jnp.exp(-log_scale)
+
     def _power(self, x):
         """b s^{1+q}"""
         k, log_scale = _weibull(self.parameter)
@@ -244,6 +251,9 @@ class PoissonSpacing(Law):
     def support(self):
         return half_line(0.0)
 
+    def bracket(self):
+        return jnp.zeros(()), jnp.full((), 800.0)
+
 
 def _wigner(theta):
     return WignerSurmise(jnp.expm1(theta[0]))
@@ -257,10 +267,36 @@ def _brody(theta):
     return Brody(jnp.expm1(theta[0]))
 
 
-def _surmise(beta) -> tuple[Array, Array]:
-    """(β + 1)/2 and ln b of Wigner's surmise."""
+def _surmise(beta) -> tuple[Array, Array, Array]:
+    """a = (β + 1)/2, ln b = 2 ln[Γ(a + ½)/Γ(a)] and ln Γ(a)."""
     a = (real(beta) + 1) / 2
-    return a, 2 * (gammaln(a + 0.5) - gammaln(a))
+    # one call on a stack: ln Γ takes long to compile
+    above, at = gammaln(jnp.stack([a + 0.5, a]))
+    return a, 2 * (above - at), at
+
+
+def _log_beta(beta):
+    """ln B((β + 1)/2, ½)."""
+    return np.log(np.pi) / 2 - _surmise(beta)[1] / 2
+
+
+def _sine_integral(a, square):
+    """∫₀^φ sin^{2a−1} from sin²φ ≤ ½: s^{2a}/2 Σ_k (½)_k/k! s^{2k}/(a + k), all terms positive."""
+    k = np.arange(-np.log2(jnp.finfo(square.dtype).eps) + 2)
+    binomial = np.cumprod(np.concatenate([[1], (k[1:] - 0.5) / k[1:]]))
+    column = (slice(None), *[None] * a.ndim)
+    series = jnp.asarray(binomial[column], a.dtype) / (a + jnp.asarray(k[column], a.dtype))
+    # 0 to a power that is traced has no derivative
+    power = jnp.where(square > 0, jnp.where(square > 0, square, 1) ** a, 0)
+    return power / 2 * jnp.polyval(series[::-1], square, unroll=4)
+
+
+def _cosine_integral(a, cosine):
+    """∫_φ^{π/2} sin^{2a−1} = ∫₀^{cos φ} (1 − y²)^{a−1} dy for cos φ ≤ ¾, by Gauss and Legendre."""
+    node, weight = np.polynomial.legendre.leggauss(32)
+    column = (slice(None), *[None] * a.ndim)
+    y = cosine * jnp.asarray((1 + node[column]) / 2, a.dtype)
+    return cosine * jnp.tensordot(jnp.asarray(weight / 2, a.dtype), (1 - y * y) ** (a - 1), 1)
 
 
 def _weibull(parameter) -> tuple[Array, Array]:

@@ -17,23 +17,33 @@ WINDOWS = 256
 """Positions of the window over which Δ₃ is averaged, evenly spaced over the spectrum."""
 
 
-def number_variance(unfolded: Float[Array, "... n"], lengths: Float[ArrayLike, " m"]) -> Float[Array, "... m"]:
-    """Σ²(L) = ⟨(N(s, s + L) − L)²⟩ over all window positions s inside the spectrum, integrated exactly.
+def number_variance(
+    unfolded: Float[Array, "... n"], lengths: Float[ArrayLike, " m"], span: tuple[float, float] | None = None
+) -> Float[Array, "... m"]:
+    """Σ²(L) = ⟨(N(s, s + L) − L)²⟩ over all positions s of the window inside `span`, integrated exactly.
+
+    `span` (default: from the first to the last level of each spectrum) is where windows lie; give one, such as the
+    bulk, when levels beyond it are known.
 
     N is constant between the points where the window's ends meet levels, so the integral is a sum over those 2n points.
     Mehta, Random Matrices, ch. 16. Raises `InputError` for lengths beyond the spectrum.
     """
     u = jnp.sort(unfolded, axis=-1)
-    lengths = _lengths(u, lengths)
+    lengths = _lengths(u, lengths, span)
     flat = u.reshape(-1, u.shape[-1])
-    both = jax.vmap(jax.vmap(_number_variance, in_axes=(None, 0)), in_axes=(0, None))
-    return both(flat, jnp.asarray(lengths, u.dtype)).reshape(*u.shape[:-1], len(lengths))
+    found = _number_variances(flat, jnp.asarray(lengths, u.dtype), *_ends(flat, span))
+    return found.reshape(*u.shape[:-1], len(lengths))
 
 
 @jax.jit
-def _number_variance(u: Array, length: Array) -> Array:
-    n, low, high = u.shape[-1], u[0], u[-1] - length
-    index = jnp.arange(n)
+def _number_variances(u: Array, lengths: Array, low: Array, high: Array) -> Array:
+    """[R, m] from sorted levels [R, n], lengths [m], windows between low and high [R]."""
+    over_lengths = lambda s: jax.vmap(_number_variance, in_axes=(None, 0, None, None))(s[0], lengths, *s[1:])  # noqa: E731
+    return jax.lax.map(over_lengths, (u, low, high), batch_size=8)
+
+
+def _number_variance(u: Array, length: Array, low: Array, high: Array) -> Array:
+    index = jnp.arange(u.shape[-1])
     padded = jnp.concatenate([u, jnp.full(1, jnp.inf, u.dtype)])
     # the window's lower end meets level i: i + 1 levels are below it, `above` up to its upper end
     above = jnp.searchsorted(u, u + length, side="right")
@@ -41,36 +51,53 @@ def _number_variance(u: Array, length: Array) -> Array:
     # its upper end meets level j
     below = jnp.searchsorted(u, u - length, side="right")
     count_high, next_high = index + 1 - below, jnp.minimum(padded[below], padded[index + 1] - length)
-    starts = jnp.concatenate([u, u - length])
-    ends = jnp.concatenate([next_low, next_high])
-    counts = jnp.concatenate([count_low, count_high])
-    held = jnp.maximum(jnp.minimum(ends, high) - jnp.maximum(starts, low), 0)
+    # and the lowest position of all, which need not be such a point
+    first, last = jnp.searchsorted(u, jnp.stack([low, low + length]), side="right")
+    starts = jnp.concatenate(
+        [jnp.where(u > low, u, jnp.inf), jnp.where(u - length > low, u - length, jnp.inf), low[None]]
+    )
+    ends = jnp.concatenate([next_low, next_high, jnp.minimum(padded[first], padded[last] - length)[None]])
+    counts = jnp.concatenate([count_low, count_high, (last - first)[None]])
+    held = jnp.maximum(jnp.minimum(ends, high - length) - starts, 0)
     return jnp.sum(held * (counts - length) ** 2) / jnp.sum(held)
 
 
-def rigidity(unfolded: Float[Array, "... n"], lengths: Float[ArrayLike, " m"]) -> Float[Array, "... m"]:
+def rigidity(
+    unfolded: Float[Array, "... n"], lengths: Float[ArrayLike, " m"], span: tuple[float, float] | None = None
+) -> Float[Array, "... m"]:
     """Δ₃(L): mean square distance of the staircase from its best line in a window, mean over `WINDOWS` windows.
 
     Exact for each window: with the N levels x_i at positions relative to its centre,
 
         Δ₃ = N²/16 − (Σx)²/L² + 3N Σx²/2L² − 3 (Σx²)²/L⁴ + Σ (N − 2i + 1) x_i/L
 
-    (Bohigas and Giannoni, Ann. Phys. 89, 393 (1975)). Raises `InputError` for lengths beyond the spectrum. A window
-    with more than 2L + 32 levels, which no spectrum at unit mean spacing has, gives NaN.
+    (Bohigas and Giannoni, Ann. Phys. 89, 393 (1975)). `span`: as for `number_variance`. Raises `InputError` for lengths
+    beyond the spectrum. Under `jit`, a window with more than 2L + 32 levels, L the longest, makes its value NaN.
     """
     u = jnp.sort(unfolded, axis=-1)
-    lengths = _lengths(u, lengths)
+    lengths = _lengths(u, lengths, span)
     flat = u.reshape(-1, u.shape[-1])
-    found = [_rigidity(flat, float(length), min(int(2 * length) + 32, u.shape[-1])) for length in lengths]
-    return jnp.stack(found, axis=-1).reshape(*u.shape[:-1], len(lengths))
+    ends = _ends(flat, span)
+    most = 2 * int(lengths.max()) + 32
+    if not isinstance(u, jax.core.Tracer):  # concrete levels tell how many a window holds; in sixteens, to compile once
+        most = -(-int(_most_in_a_window(flat, float(lengths.max()))) // 16) * 16
+    most = min(most, u.shape[-1])
+    return _rigidity(flat, *ends, jnp.asarray(lengths, u.dtype), most).reshape(*u.shape[:-1], len(lengths))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _rigidity(u: Array, length: float, most: int) -> Array:
+@jax.jit
+def _most_in_a_window(u: Array, length: float) -> Array:
+    above = jax.vmap(lambda levels: jnp.searchsorted(levels, levels + length, side="right"))(u)
+    return jnp.max(above - jnp.arange(u.shape[-1]), initial=1)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _rigidity(u: Array, low: Array, high: Array, lengths: Array, most: int) -> Array:
+    """[R, m] from sorted levels [R, n], windows between low and high [R], lengths [m], at most `most` levels each."""
     n = u.shape[-1]
 
-    def of_spectrum(levels: Array) -> Array:
-        start = levels[0] + (levels[-1] - length - levels[0]) * jnp.linspace(0, 1, WINDOWS, dtype=u.dtype)
+    def of_window(levels: Array, low: Array, high: Array, length: Array) -> Array:
+        start = low + (high - length - low) * jnp.linspace(0, 1, WINDOWS, dtype=u.dtype)
         first = jnp.searchsorted(levels, start, side="left")
         count = jnp.searchsorted(levels, start + length, side="right") - first
         i = jnp.arange(most)
@@ -78,12 +105,12 @@ def _rigidity(u: Array, length: float, most: int) -> Array:
         x = jnp.where(inside, levels[jnp.minimum(first[:, None] + i, n - 1)] - start[:, None] - length / 2, 0)
         s1, s2 = jnp.sum(x, -1), jnp.sum(x * x, -1)
         s3 = jnp.sum((count[:, None] - 2 * i - 1) * x, -1)
-        value = (
-            count**2 / 16 - (s1 / length) ** 2 + 1.5 * count * s2 / length**2 - 3 * (s2 / length**2) ** 2 + s3 / length
-        )
+        value = count**2 / 16 - (s1 / length) ** 2 + s3 / length
+        value += 1.5 * count * s2 / length**2 - 3 * (s2 / length**2) ** 2
         return jnp.mean(jnp.where(count <= most, value, jnp.nan))
 
-    return jax.lax.map(of_spectrum, u, batch_size=64)
+    over_lengths = lambda spectrum: jax.vmap(of_window, in_axes=(None, None, None, 0))(*spectrum, lengths)  # noqa: E731
+    return jax.lax.map(over_lengths, (u, low, high), batch_size=8)
 
 
 def spectral_form_factor(unfolded: Float[Array, "R n"], times: Float[ArrayLike, " m"]) -> tuple[Array, Array]:
@@ -145,10 +172,18 @@ def form_factor_law(times: Float[ArrayLike, " m"], beta: int) -> Float[np.ndarra
         return np.where(t <= 2, t / 2 - t / 4 * np.log(np.abs(1 - t)), 1)
 
 
-def _lengths(u: Array, lengths: ArrayLike) -> np.ndarray:
+def _ends(u: Array, span: tuple[float, float] | None) -> tuple[Array, Array]:
+    """Ends of the region in which windows lie, for each sorted spectrum."""
+    if span is None:
+        return u[:, 0], u[:, -1]
+    return jnp.full(len(u), span[0], u.dtype), jnp.full(len(u), span[1], u.dtype)
+
+
+def _lengths(u: Array, lengths: ArrayLike, span: tuple[float, float] | None) -> np.ndarray:
     found = np.atleast_1d(np.asarray(lengths, float))
     require(np.all(np.isfinite(found)) and np.all(found > 0), "lengths", found, "positive lengths")
-    if not isinstance(u, jax.core.Tracer) and u.size:
+    shortest = np.inf if span is None else span[1] - span[0]
+    if span is None and not isinstance(u, jax.core.Tracer) and u.size:
         shortest = float(jnp.min(u[..., -1] - u[..., 0]))
-        require(found.max() < shortest, "lengths", found.max(), f"less than {shortest:.4g}, what the levels span")
+    require(found.max() < shortest, "lengths", found.max(), f"less than {shortest:.4g}, what the levels span")
     return found
