@@ -266,18 +266,22 @@ STEPS = {
     "matrix_kick": (0.5, 0.1),
     "pairwise_kick": (0.1, 0.03, 0.01, 0.003),
     "neighbour_implicit": (0.1, 0.03, 0.01, 0.003, 0.001),
-    "backward_euler": (0.1, 0.03, 0.01, 0.003),
+    "backward_euler": (0.1, 0.03, 0.01),
     "euler_maruyama": (0.03, 0.01, 0.003, 0.001, 0.0003),
 }
 
 
 def error_against_time(n: int, replicas: int, tiny: bool) -> list[dict[str, Any]]:
+    """Each scheme at falling steps until its spacings are right; 64 levels need small ones, and n³ solves hours."""
     lines = []
     for scheme, steps in STEPS.items():
+        if n > 16:
+            steps = steps[:1] if scheme == "matrix_kick" else [dt for dt in steps if dt < 0.02]
+            if scheme == "backward_euler":
+                continue
         for dt in steps[:1] if tiny else steps:
-            line = quality(n, scheme, dt, replicas)
-            lines.append(line)
-            if line["spacing"] < TARGET / 2:
+            lines.append(quality(n, scheme, dt, replicas))
+            if lines[-1]["spacing"] < TARGET / 2:
                 break
     return lines
 
@@ -290,7 +294,7 @@ def main(tiny: bool = False, table: bool = False) -> None:
     dj.use_all_cores()
     check_programs()
     accelerator = jax.default_backend() != "cpu"
-    repeats, work = (2, 1e5) if tiny else (5, 1.5e9 if not accelerator else 4e11)
+    repeats, work = (2, 1e5) if tiny else (3, 1e9 if not accelerator else 4e11)
     sizes = [(10, 64)] if tiny else [(10, 4096), (16, 4096), (4, 4096), (32, 1024), (100, 256), (1000, 16), (4096, 1)]
     crowds = [1, 8] if tiny else [1, 10, 100, 1000, 10_000, 100_000, *[1_000_000] * accelerator]
     result: dict[str, Any] = {
@@ -307,7 +311,7 @@ def main(tiny: bool = False, table: bool = False) -> None:
         rates = [n * replicas * steps / timed(lambda r=run, s=steps: r(s)) for _ in range(repeats)]
         result["schemes"][scheme] = record.spread(rates)
     for n in (6,) if tiny else (6, 16, 64):
-        result["quality"] += error_against_time(n, 256 if tiny else 2**19 // n, tiny)
+        result["quality"] += error_against_time(n, 256 if tiny else 2**18 // n, tiny)
     if not tiny:
         record.append("dyson_core", result)
     show(result)

@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from dysonjax import schemes
 from dysonjax.dynamics import Dynamics, Hyper, Parameter, lift
@@ -63,7 +63,7 @@ def dyson(
     geometry: Geometry = "symmetric",
     rows: int | None = None,
     scheme: str | None = None,
-    start: Sequence[float] | None = None,
+    start: ArrayLike | None = None,
     sgd_units: bool = False,
 ) -> Dynamics:
     """Dyson's equation for n levels, as a `Dynamics` (see the module for the equation).
@@ -307,7 +307,7 @@ def _coupling(coupling: Any, n: int) -> Callable[[Array], Array]:
     if callable(coupling):
         shape = jax.eval_shape(coupling, jnp.ones(n)).shape
         require(shape == (n, n), "coupling", shape, f"a function that returns g of shape {(n, n)}")
-        return lambda x: lift(coupling)(x)
+        return lift(coupling)  # type: ignore[return-value]
     g = numbers_of("coupling", coupling)
     require(g.size in (1, n), "coupling", coupling, f"one number, or {n} of them")
     require(np.all(g > 0), "coupling", coupling, "positive numbers")

@@ -74,9 +74,14 @@ class GasRun:
         """The gas; its configuration remembers this record, so that a stored run can be continued."""
         potential = POTENTIALS[self.potential](self)
         gas = dyson(
-            self.levels, potential, coupling=self.coupling, beta=self.beta, geometry=self.geometry, rows=self.rows,
+            self.levels,
+            potential,
+            coupling=self.coupling,
+            beta=self.beta,
+            geometry=self.geometry,  # type: ignore[arg-type]
+            rows=self.rows,
             scheme=self.scheme,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )
         return Dynamics(**{**vars(gas), "config": {**gas.config, "gas": asdict(self)}})
 
     def run(self, out: str | PathLike[str] | None = None, progress: bool | None = None) -> xr.Dataset:

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from dysonjax import laws, plots, spectra
 from dysonjax.gas import BULK, RATIOS, GasRun, Statistics
-from dysonjax.spectra import Estimate
 
 POISSON_RATIO = 2 * np.log(2) - 1
 _DATA = {"color": "black", "marker": "o", "markersize": 3, "linestyle": "none", "elinewidth": 0.7, "capsize": 1.5}
@@ -143,13 +142,13 @@ def spacings(run: GasRun, found: list[Statistics]) -> Figure:
     left.set(xlabel="spacing $s$, unit mean", ylabel="density $P(s)$", xlim=(0, 3.5), ylim=(0, None))
     left.legend()
     temperatures = np.array([s.temperature for s in found])
-    ratio = Estimate(*np.array([[s.ratio.value, s.ratio.error] for s in found]).T, 0)
-    right.errorbar(temperatures, ratio.value, ratio.error, **_DATA, label="simulated")
+    value, error = np.array([[s.ratio.value, s.ratio.error] for s in found]).T
+    right.errorbar(temperatures, value, error, **_DATA, label="simulated")
     if run.beta in RATIOS:
         right.axhline(RATIOS[run.beta], **_LAW, label=rf"large $n$, $\beta$ = {run.beta:g}")
     right.axhline(POISSON_RATIO, **_OTHER, label="Poisson")
     right.set(xscale="log", xlabel="temperature $T$", ylabel=r"mean spacing ratio $\langle r\rangle$")
-    right.set_ylim(0.36, max(0.72, float(np.nanmax([*ratio.value, 0.0])) + 0.03))
+    right.set_ylim(0.36, max(0.72, float(np.nanmax([*value, 0.0])) + 0.03))
     plots.log_ticks(right, "x", temperatures)
     right.legend(loc="upper right")
     plots.caption(

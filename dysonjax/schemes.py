@@ -78,8 +78,8 @@ def matrix_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, row
 def pairwise_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
     """Own noise, sort, then every pair's exact 2×2 flow with a random coupling h² = v χ²_β, summed over the pairs.
 
-    Two levels a distance d apart move by ± (√(d² + 4h²) − d)/2 each: exact for n = 2, any β. Weak order 1; ordered by
-    a final sort. Cost: n² random numbers and roots, memory n.
+    Two levels a distance d apart move by ± (√(d² + 4h²) − d)/2 each: exact for n = 2, any β. Weak order 1 (measured:
+    1.06 ± 0.04); ordered by a final sort. Cost: n² random numbers and roots, memory n.
     """
     n = x.shape[0]
     noise = normals(keys, (n,))
@@ -109,8 +109,9 @@ def neighbour_implicit(keys: PRNGKeyArray, x: Levels, variance: Array, beta: flo
     """y_i = x_i + noise + far repulsion at x + Σ_{j = i ± 1} c_ij/(y_i − y_j), c = β v: implicit in the two neighbours.
 
     The solution is the minimum of ½|y − y*|² − Σ c ln(gap), convex on ordered levels, found by a few damped Newton
-    steps with a tridiagonal Hessian, each of which keeps the order: ordered for any step. Weak order 1/2 to 1: small
-    gaps are too rare. Cost: an explicit step and about n operations a Newton step. Symmetric matrices only.
+    steps with a tridiagonal Hessian, which keep the order: ordered for any step. Its bias (6 levels, dt = 0.03:
+    −0.9 % of ⟨Σx²⟩, −0.006 of ⟨r⟩) falls more slowly than dt, and gaps below √v are too rare. Cost: an explicit step
+    and about n operations a Newton step. Symmetric matrices only.
     """
     n = x.shape[0]
     strength = beta * _pairs_of(variance, n, 1)[: n - 1]
@@ -130,7 +131,8 @@ def backward_euler(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, 
     """y_i = x_i + noise + Σ_j c_ij/(y_i − y_j), c = β v: implicit in all pairs.
 
     The minimum of ½|y − y*|² − Σ c ln|y_i − y_j| on ordered levels, by damped Newton steps with the full Hessian:
-    ordered for any step. Weak order 1/2 to 1: small gaps are too rare. Cost: n³ a Newton step. Symmetric only.
+    ordered for any step. Weak order 0.8 as measured (1 without the singular force); gaps below √v are too rare.
+    Cost: n³ a Newton step. Symmetric matrices only.
     """
     n = x.shape[0]
     eye = jnp.eye(n)[..., None]

@@ -211,16 +211,21 @@ def test_the_issue_s_example():
 
 
 def test_pair_and_surmise_constants():
-    pair = laws.PairSpacing(sigma=2.0)
-    np.testing.assert_allclose(pair.mean, 2 * np.sqrt(np.pi), rtol=1e-6)
-    np.testing.assert_allclose(pair.variance + pair.mean**2, 16, rtol=1e-6)  # ⟨S²⟩ = 4σ²
-    s = np.linspace(0.1, 4, 20)
-    np.testing.assert_allclose(laws.WignerSurmise(1.0).pdf(s), np.pi / 2 * s * np.exp(-np.pi * s**2 / 4), rtol=1e-5)
-    two, four = 32 / np.pi**2, 2**18 / (3**6 * np.pi**3)
-    np.testing.assert_allclose(laws.WignerSurmise(2.0).pdf(s), two * s**2 * np.exp(-4 / np.pi * s**2), rtol=1e-5)
-    np.testing.assert_allclose(laws.WignerSurmise(4).pdf(s), four * s**4 * np.exp(-64 / 9 / np.pi * s**2), rtol=2e-5)
-    np.testing.assert_allclose(laws.Brody(0.0).pdf(s), laws.PoissonSpacing().pdf(s), rtol=1e-5)
-    np.testing.assert_allclose(laws.Brody(1.0).pdf(s), laws.WignerSurmise(1.0).pdf(s), rtol=1e-5)
+    with jax.enable_x64(True):  # constants are exact: in float32 the exponent b s² would magnify the rounding of b
+        pair = laws.PairSpacing(sigma=2.0)
+        np.testing.assert_allclose(pair.mean, 2 * np.sqrt(np.pi), rtol=1e-11)
+        np.testing.assert_allclose(pair.variance + pair.mean**2, 16, rtol=1e-11)  # ⟨S²⟩ = 4σ²
+        s = np.linspace(0.1, 4, 20)
+        np.testing.assert_allclose(
+            laws.WignerSurmise(1.0).pdf(s), np.pi / 2 * s * np.exp(-np.pi * s**2 / 4), rtol=1e-11
+        )
+        two, four = 32 / np.pi**2, 2**18 / (3**6 * np.pi**3)
+        np.testing.assert_allclose(laws.WignerSurmise(2.0).pdf(s), two * s**2 * np.exp(-4 / np.pi * s**2), rtol=1e-11)
+        np.testing.assert_allclose(
+            laws.WignerSurmise(4).pdf(s), four * s**4 * np.exp(-64 / 9 / np.pi * s**2), rtol=1e-11
+        )
+        np.testing.assert_allclose(laws.Brody(0.0).pdf(s), laws.PoissonSpacing().pdf(s), rtol=1e-11)
+        np.testing.assert_allclose(laws.Brody(1.0).pdf(s), laws.WignerSurmise(1.0).pdf(s), rtol=1e-11)
 
 
 @pytest.mark.parametrize(

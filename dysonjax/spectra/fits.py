@@ -83,7 +83,7 @@ def _fit(log_density, values: ArrayLike, bounds: tuple[float, float], name: str)
     rows = np.maximum(x.reshape(len(x), -1), np.finfo(np.float32).tiny)
     require(np.all(np.isfinite(rows)) and np.all(np.asarray(values) >= 0), name, x.shape, "finite positive numbers")
     total = lambda p: -np.mean(log_density(p, rows))  # noqa: E731
-    best = minimize_scalar(total, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x
+    best = minimize_scalar(total, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x  # type: ignore[attr-defined]
     h = 1e-4
     score = (log_density(best + h, rows) - log_density(best - h, rows)).sum(1) / (2 * h)
     curvature = rows.size * (total(best + h) - 2 * total(best) + total(best - h)) / h**2

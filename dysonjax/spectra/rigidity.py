@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 from scipy.special import sici
 
@@ -38,8 +39,8 @@ def number_variance(
 @jax.jit
 def _number_variances(u: Array, lengths: Array, low: Array, high: Array) -> Array:
     """[R, m] from sorted levels [R, n], lengths [m], windows between low and high [R]."""
-    over_lengths = lambda s: jax.vmap(_number_variance, in_axes=(None, 0, None, None))(s[0], lengths, *s[1:])  # noqa: E731
-    return jax.lax.map(over_lengths, (u, low, high), batch_size=8)
+    over_lengths = jax.vmap(_number_variance, in_axes=(None, 0, None, None))
+    return jax.lax.map(lambda s: over_lengths(s[0], lengths, s[1], s[2]), (u, low, high), batch_size=8)
 
 
 def _number_variance(u: Array, length: Array, low: Array, high: Array) -> Array:
@@ -79,7 +80,7 @@ def rigidity(
     flat = u.reshape(-1, u.shape[-1])
     ends = _ends(flat, span)
     most = 2 * int(lengths.max()) + 32
-    if not isinstance(u, jax.core.Tracer):  # concrete levels tell how many a window holds; in sixteens, to compile once
+    if not isinstance(u, Tracer):  # concrete levels tell how many a window holds; in sixteens, to compile once
         most = -(-int(_most_in_a_window(flat, float(lengths.max()))) // 16) * 16
     most = min(most, u.shape[-1])
     return _rigidity(flat, *ends, jnp.asarray(lengths, u.dtype), most).reshape(*u.shape[:-1], len(lengths))
@@ -109,8 +110,8 @@ def _rigidity(u: Array, low: Array, high: Array, lengths: Array, most: int) -> A
         value += 1.5 * count * s2 / length**2 - 3 * (s2 / length**2) ** 2
         return jnp.mean(jnp.where(count <= most, value, jnp.nan))
 
-    over_lengths = lambda spectrum: jax.vmap(of_window, in_axes=(None, None, None, 0))(*spectrum, lengths)  # noqa: E731
-    return jax.lax.map(over_lengths, (u, low, high), batch_size=8)
+    over_lengths = jax.vmap(of_window, in_axes=(None, None, None, 0))
+    return jax.lax.map(lambda s: over_lengths(s[0], s[1], s[2], lengths), (u, low, high), batch_size=8)
 
 
 def spectral_form_factor(unfolded: Float[Array, "R n"], times: Float[ArrayLike, " m"]) -> tuple[Array, Array]:
@@ -183,7 +184,7 @@ def _lengths(u: Array, lengths: ArrayLike, span: tuple[float, float] | None) -> 
     found = np.atleast_1d(np.asarray(lengths, float))
     require(np.all(np.isfinite(found)) and np.all(found > 0), "lengths", found, "positive lengths")
     shortest = np.inf if span is None else span[1] - span[0]
-    if span is None and not isinstance(u, jax.core.Tracer) and u.size:
+    if span is None and not isinstance(u, Tracer) and u.size:
         shortest = float(jnp.min(u[..., -1] - u[..., 0]))
     require(found.max() < shortest, "lengths", found.max(), f"less than {shortest:.4g}, what the levels span")
     return found

@@ -37,7 +37,7 @@ def by_spline(x: Float[ArrayLike, "... n"], knots: int = 5) -> Float[Array, "...
 
     def fit(u, rank):
         inner = np.quantile(u, np.linspace(0, 1, knots + 2)[1:-1])
-        return LSQUnivariateSpline(u, rank, inner)(u)
+        return np.asarray(LSQUnivariateSpline(u, rank, inner)(u))
 
     return _each(x, fit, knots + 5)
 
