@@ -107,7 +107,7 @@ def in_time(n: int, beta: int, rows: int | None, dt: float, replicas: int) -> It
         v, a = (1 - decay**2) / 2, start * decay
         for name, samples, exact in _moments(x[:, i], a, v, beta, rows):
             error = samples.std(ddof=1) / np.sqrt(replicas) / exact
-            bias = samples.mean() / exact - 1
+            bias = float(samples.mean() / exact - 1)
             yield Line(f"{shape}, β = {beta}, t = {t:.1f}", "default", dt, name, bias, error, IN_TIME[name])
 
 

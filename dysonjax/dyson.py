@@ -63,7 +63,7 @@ def dyson(
     geometry: Geometry = "symmetric",
     rows: int | None = None,
     scheme: str | None = None,
-    start: ArrayLike | None = None,
+    start: ArrayLike | Sequence[float] | None = None,
     sgd_units: bool = False,
 ) -> Dynamics:
     """Dyson's equation for n levels, as a `Dynamics` (see the module for the equation).
