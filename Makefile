@@ -25,8 +25,10 @@ lint: .venv/installed-test  ## ruff's rules and format
 types: .venv/installed-test  ## pyright on dysonjax/
 	$(BIN)/basedpyright
 
-bench: .venv/installed-bench  ## the engine's benchmark
+bench: .venv/installed-bench  ## all benchmarks, half an hour
 	$(BIN)/python -m benchmarks.sgd_engine
+	$(BIN)/python -m benchmarks.dyson_core
+	$(BIN)/python -m benchmarks.spectra
 
 clean:  ## remove .venv, caches and build products; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -6,13 +6,12 @@ from dysonjax.dyson import dyson
 from dysonjax.errors import InputError, StoreError
 from dysonjax.grid import Grid
 from dysonjax.observables import Observable
-from dysonjax.potentials import RBM, Force, Quadratic
+from dysonjax.potentials import Force, Quadratic, RBMPotential
 from dysonjax.scan import scan
 from dysonjax.sgd import sgd
 from dysonjax.simulate import simulate, use_all_cores
 
 __all__ = [
-    "RBM",
     "Dynamics",
     "Force",
     "Grid",
@@ -20,6 +19,7 @@ __all__ = [
     "Observable",
     "Parameter",
     "Quadratic",
+    "RBMPotential",
     "StoreError",
     "dyson",
     "ensembles",

@@ -68,7 +68,7 @@ def dyson(
 ) -> Dynamics:
     """Dyson's equation for n levels, as a `Dynamics` (see the module for the equation).
 
-    `levels`: n. `potential`: `Quadratic`, `RBM`, or any function of the levels [n], largest first, that returns their
+    `levels`: n. `potential`: `Quadratic`, `RBMPotential`, or any function of the levels [n], largest first, that returns their
     drift K [n]. `coupling`: g; one number, one a level (g_ij² = g_i g_j), or a function of the levels that returns
     g [n, n]. `beta`: Dyson index β ≥ 1. `geometry`: "symmetric" matrices; "singular" values ξ of an M × n matrix W
     with M = `rows` ≥ n (default n); "gram": the same motion told as x = ξ², eigenvalues of WᵀW, whose drift and

@@ -87,7 +87,7 @@ class Quadratic:
 
 
 @dataclass(frozen=True)
-class RBM:
+class RBMPotential:
     """The Gaussian RBM's drift of the levels x of WᵀW (arXiv:2407.16427): K_i = 2x_i (1/κ_i − 1/(μ² − x_i)).
 
     `kappa` are the target's eigenvalues, one for each level, `mass2` is μ²; the drift stops at x_i = μ² − κ_i.

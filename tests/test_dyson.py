@@ -112,7 +112,7 @@ def test_any_potential():
 
 def test_rbm_levels_settle_where_the_target_is():
     kappa = np.array([4.0, 5.0, 6.5])
-    gas = dj.dyson(3, dj.RBM(kappa), coupling=1.0, geometry="gram", start=(0.6, 0.5, 0.4))
+    gas = dj.dyson(3, dj.RBMPotential(kappa), coupling=1.0, geometry="gram", start=(0.6, 0.5, 0.4))
     x = run(gas, 0.05, 2000, 1e-7, seeds=range(64)).levels.values[:, -1]
     np.testing.assert_allclose(x, np.broadcast_to(9 - kappa, x.shape), atol=0.02)
 
@@ -230,8 +230,8 @@ def test_bad_gases_are_refused(options, words):
         (lambda: dj.Quadratic(stiffness=-1.0), "stiffness = -1.0: expected numbers of at least 0"),
         (lambda: dj.Quadratic(centre=float("nan")), "centre = nan"),
         (lambda: dj.Quadratic(centre="x"), "centre = 'x'"),
-        (lambda: dj.RBM(kappa=(4.0, 10.0)), "kappa = (4.0, 10.0): expected numbers below mass2"),
-        (lambda: dj.RBM(kappa=(-1.0,)), "kappa = (-1.0,)"),
+        (lambda: dj.RBMPotential(kappa=(4.0, 10.0)), "kappa = (4.0, 10.0): expected numbers below mass2"),
+        (lambda: dj.RBMPotential(kappa=(-1.0,)), "kappa = (-1.0,)"),
     ],
 )
 def test_bad_potentials_are_refused(record, words):

@@ -210,7 +210,7 @@ def test_progress_adds_up(monkeypatch):
         def advance(self, updates):
             advanced.append(updates)
 
-    monkeypatch.setattr(module, "_progress", lambda wanted, total: Bar())
+    monkeypatch.setattr(module, "progress_bar", lambda what, total, wanted: Bar())
     run(block_size=7)
     assert sum(advanced) == dj.Grid(**AXES).size * STEPS
 
