@@ -105,6 +105,13 @@ def test_levels_stay_in_order(name, beta, n):
     assert np.all(np.diff(x, axis=1) < 0)
 
 
+def test_levels_that_meet_are_parted_by_a_rounding():
+    x = jnp.array([[3.0, 1e-30], [1.0, 0.0], [1.0, -1.0], [-2.0, -5.0]])
+    parted = np.asarray(schemes._strictly_ordered(x))
+    assert np.all(np.diff(parted, axis=0) < 0)
+    np.testing.assert_allclose(parted, x, rtol=2e-7, atol=1e-37)
+
+
 @pytest.mark.parametrize("name", schemes.ALL)
 def test_small_and_large_loops_agree(name, monkeypatch):
     """The written-out loop over pairs and the running one are the same sum."""
