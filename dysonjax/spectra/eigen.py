@@ -205,6 +205,7 @@ def tridiagonal_eigenvalues_of_block(
 
             def rotate(i, q):
                 b, own, below = at(off, i), at(q.diagonal, i), at(q.diagonal, i + 1)
+                b = jnp.where(b > small, b, 0)  # rounding must not mix decoupled blocks
                 r = q.p + b
                 inverse = 1 / jnp.where(r > 0, r, 1)
                 c, s = jnp.where(r > 0, q.p * inverse, 1), b * inverse
