@@ -5,6 +5,7 @@ from dysonjax.dynamics import Dynamics, Parameter
 from dysonjax.dyson import dyson
 from dysonjax.errors import InputError, StoreError
 from dysonjax.grid import Grid
+from dysonjax.langevin import dyson_of, matrix_langevin
 from dysonjax.observables import Observable
 from dysonjax.potentials import Force, Quadratic, RBMPotential
 from dysonjax.scan import scan
@@ -22,8 +23,10 @@ __all__ = [
     "RBMPotential",
     "StoreError",
     "dyson",
+    "dyson_of",
     "ensembles",
     "laws",
+    "matrix_langevin",
     "models",
     "observables",
     "scan",

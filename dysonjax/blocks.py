@@ -11,13 +11,15 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
 Form = Literal["unrolled", "reduce"]
 
 FORM: Form = "unrolled" if jax.__version_info__ >= (0, 11) else "reduce"
 LONGEST_UNROLLED = 64
 """Longer sums are cut into pieces of this length, so that compile time stays bounded."""
+LARGEST_FACTORED = 32
+"""Larger matrices are factored by the library."""
 IN_FLIGHT = 4
 """Independent partial sums: a chain of additions would wait for each one's latency."""
 
@@ -39,6 +41,36 @@ def matvec_transposed(w: Inexact[Array, "m n R"], x: Inexact[Array, "B m R"]) ->
 def sum_of_outer(x: Inexact[Array, "B m R"], y: Inexact[Array, "B n R"]) -> Inexact[Array, "m n R"]:
     """Σ_b x_b y_bᵀ for each replica."""
     return _sum_of_products(x[:, :, None], y[:, None], axis=0)
+
+
+def matmul(a: Inexact[Array, "m k R"], b: Inexact[Array, "k n R"]) -> Inexact[Array, "m n R"]:
+    """A B for each replica."""
+    return _sum_of_products(a[:, :, None], b[None], axis=1)
+
+
+def cholesky(a: Float[Array, "n n R"]) -> Float[Array, "n n R"]:
+    """The upper triangular U with UᵀU = A for each replica; NaN where A is not positive definite."""
+    if a.shape[0] > LARGEST_FACTORED:
+        return jnp.moveaxis(jnp.linalg.cholesky(jnp.moveaxis(a, -1, 0), upper=True), 0, -1)
+    rows = []
+    for i in range(a.shape[0]):
+        row = jax.lax.optimization_barrier(a[0] * jax.lax.rsqrt(a[0, 0]))  # NaN for a negative pivot
+        rows.append(jnp.pad(row, ((i, 0), (0, 0))))
+        a = a[1:, 1:] - row[1:, None] * row[None, 1:]
+    return jnp.stack(rows)
+
+
+def solve_upper(u: Float[Array, "n n R"], b: Float[Array, "n m R"]) -> Float[Array, "n m R"]:
+    """U⁻¹ B for upper triangular U, for each replica, by back substitution."""
+    if u.shape[0] > LARGEST_FACTORED:
+        first = [jnp.moveaxis(x, -1, 0) for x in (u, b)]
+        return jnp.moveaxis(jax.scipy.linalg.solve_triangular(first[0], first[1]), 0, -1)
+    solved: list[Array] = []
+    for i in reversed(range(u.shape[0])):
+        x = jax.lax.optimization_barrier(b[i] / u[i, i])
+        solved.append(x)
+        b = b - u[:, i, None] * x[None]
+    return jnp.stack(solved[::-1])
 
 
 def dot(x: Inexact[Array, "n R"], y: Inexact[Array, "n R"]) -> Inexact[Array, " R"]:

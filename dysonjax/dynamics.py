@@ -23,6 +23,18 @@ lift = functools.partial(jax.vmap, in_axes=-1, out_axes=-1)
 """A function of one replica as a function of a tile: replicas on the last axis of every array."""
 
 
+def one_replica(block_step: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """A `block_step` as the `step` of one replica."""
+
+    def step(key: PRNGKeyArray, state: PyTree, hyper: Hyper) -> PyTree:
+        add = lambda x: x[..., None] if isinstance(x, jax.Array) else x  # noqa: E731
+        block, given = jax.tree.map(add, (state, dict(hyper)))
+        number = {"step": hyper["step"]} if "step" in hyper else {}
+        return jax.tree.map(lambda x: x[..., 0], block_step(key[None], block, {**given, **number}))
+
+    return step
+
+
 class Parameter(NamedTuple):
     """A hyper-parameter that a dynamics understands: its default (None: must be given) and the values it may take."""
 

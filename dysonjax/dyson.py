@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from dysonjax import schemes
-from dysonjax.dynamics import Dynamics, Hyper, Parameter, lift
+from dysonjax.dynamics import Dynamics, Hyper, Parameter, lift, one_replica
 from dysonjax.errors import require, whole
 from dysonjax.observables import Observable, Variable, snapshot
 from dysonjax.potentials import Force, Potential, Quadratic, numbers_of
@@ -113,15 +113,10 @@ def dyson(
         violated = jnp.any(met, axis=0).astype(jnp.int32)
         return Gas(x, state.order_violations + violated, state.unconverged + kicked.unconverged)
 
-    def step(key: PRNGKeyArray, state: Gas, hyper: Hyper) -> Gas:
-        one = {k: v[None] if isinstance(v, jax.Array) else v for k, v in hyper.items()}
-        block = jax.tree.map(lambda a: a[..., None], state)
-        return jax.tree.map(lambda a: a[..., 0], block_step(key[None], block, one))
-
     shown = (lambda x: jnp.sort(x)[::-1]) if not chosen.ordered else (lambda x: x)
     return Dynamics(
         init=init,
-        step=step,
+        step=one_replica(block_step),
         block_step=block_step,
         spectra=lambda state: {"X": shown(state.x**2 if geometry == "gram" else state.x)},
         healthy=lambda state: jnp.all(jnp.abs(state.x) < ESCAPED),

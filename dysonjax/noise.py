@@ -29,15 +29,51 @@ def normals(keys: PRNGKeyArray, shape: tuple[int, ...], stream: int | Array = 0)
 
 
 def chi_squared(
-    keys: PRNGKeyArray, freedom: float | np.ndarray, shape: tuple[int, ...], stream: int | Array = 0
+    keys: PRNGKeyArray, freedom: float | np.ndarray | Array, shape: tuple[int, ...], stream: int | Array = 0
 ) -> Array:
-    """Independent χ² numbers [*shape, R] with `freedom` ≥ 0 degrees of freedom (broadcast against `shape`)."""
-    if np.ndim(freedom) == 0 and freedom in range(5):
+    """Independent χ² numbers [*shape, R] with `freedom` ≥ 0 degrees of freedom, broadcast against [*shape, R].
+
+    Twice a gamma number of half the freedom, by Marsaglia and Tsang (ACM TOMS 26, 363 (2000)), all at once until each
+    has been accepted; uses the streams `stream` + 2¹⁶ k.
+    """
+    if np.ndim(freedom) == 0 and not isinstance(freedom, jax.Array) and freedom in range(5):
         if freedom == 0:
             return jnp.zeros((*shape, keys.shape[-1]))
         return jnp.sum(normals(keys, (int(freedom), *shape), stream) ** 2, axis=0)
-    draw = lambda key: 2 * jax.random.gamma(jax.random.fold_in(key, stream), freedom / 2, shape)  # noqa: E731
-    return lift(draw)(keys)
+    a = jnp.broadcast_to(jnp.asarray(freedom, float) / 2, (*shape, keys.shape[-1]))
+    boosted = jnp.where(a < 1, a + 1, a)
+    d = boosted - 1 / 3
+    c = lax.rsqrt(9 * d)
+
+    def attempt(state):
+        number, value, accepted = state
+        at = jnp.asarray(stream, jnp.uint32) + (number << 16)
+        x = normals(keys, shape, at)
+        v = (1 + c * x) ** 3
+        log_v = jnp.log(jnp.where(v > 0, v, 1))
+        fits = (v > 0) & (jnp.log(uniforms(keys, shape, at ^ np.uint32(1 << 31))) < x * x / 2 + d * (1 - v + log_v))
+        return number + 1, jnp.where(accepted, value, d * v), accepted | fits
+
+    start = (jnp.uint32(0), jnp.zeros_like(a), jnp.zeros(a.shape, bool))
+    value = lax.while_loop(lambda state: ~jnp.all(state[2]), attempt, start)[1]
+
+    # if G is of parameter a + 1, then G U^{1/a} is of parameter a
+    def power():
+        u = uniforms(keys, shape, jnp.asarray(stream, jnp.uint32) ^ np.uint32(1 << 30))
+        return jnp.where(a < 1, u ** (1 / jnp.maximum(a, 1e-3)), 1)
+
+    return 2 * value * jnp.where(a > 0, lax.cond(jnp.any(a < 1), power, lambda: jnp.ones_like(a)), 0)
+
+
+def uniforms(keys: PRNGKeyArray, shape: tuple[int, ...], stream: int | Array = 0) -> Float[Array, "*shape R"]:
+    """Independent uniform numbers in (0, 1] [*shape, R] from keys [R], with 24 bits."""
+    count = math.prod(shape)
+    if str(jax.random.key_impl(keys)) != "threefry2x32":
+        draw = lambda key: 1 - jax.random.uniform(jax.random.fold_in(key, stream), shape)  # noqa: E731
+        return lift(draw)(keys)
+    first, second = _words(keys, -(-count // 2), stream)
+    words = jnp.concatenate([first, second])[:count].reshape(*shape, keys.shape[-1])
+    return ((words >> 8).astype(float) + 1) * np.float32(2**-24)
 
 
 def threefry(key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:

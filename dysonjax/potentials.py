@@ -5,7 +5,7 @@ Levels are counted as they are recorded, largest first; so are per-level centres
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,22 @@ class Potential(Protocol):
     def config(self) -> dict[str, Any]:
         """JSON that tells potentials apart when a stored run is continued."""
         ...
+
+
+class LevelTheory(NamedTuple):
+    """What Dyson's equation needs to know of a model: arguments of `dyson`, and where the levels end up.
+
+    `fixed_points` [n], largest first, are the zeros of the drift in the coordinate that `dyson` moves and records:
+    eigenvalues x of WᵀW for the geometry "gram", otherwise the levels ξ of W itself (`matrix` names it among those
+    that the model watches). `widths` [n] are σ_i/√T of each level alone, in the same coordinate, as T → 0.
+    """
+
+    potential: Any
+    coupling: Any
+    fixed_points: tuple[float, ...]
+    widths: tuple[float, ...]
+    geometry: str = "symmetric"
+    matrix: str = "W"
 
 
 @dataclass(frozen=True)

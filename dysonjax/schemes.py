@@ -251,7 +251,7 @@ def _rows_below(keys: PRNGKeyArray, count: int, n: int, beta: float) -> tuple[Ar
         return _gaussian(keys, (count, n), beta, stream=1)
     upper = jnp.triu(jnp.ones((n, n)), 1)[..., None]
     first, second = _gaussian(keys, (n, n), beta, stream=1)
-    diagonal = jnp.sqrt(chi_squared(keys, beta * (count - np.arange(n)), (n,), stream=2))
+    diagonal = jnp.sqrt(chi_squared(keys, beta * (count - np.arange(n)[:, None]), (n,), stream=2))
     return upper * first + jnp.eye(n)[..., None] * diagonal, upper * second
 
 

@@ -1,7 +1,7 @@
 """Full-matrix stochastic gradient descent for any model: W ← W − (α/|B|) Σ_{b∈B} ∂L_b/∂W, α learning rate, B batch."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from dysonjax import spectra
 from dysonjax.dynamics import Dynamics, Hyper, Parameter, Spectra, lift
 from dysonjax.errors import InputError, require, whole
-from dysonjax.models.base import Model, mean_loss
+from dysonjax.models.base import Model, MomentModel, mean_loss
+from dysonjax.moments import sgd_of_moments
 from dysonjax.observables import Observable, Variable, mean, snapshot
 
 Optimizer = Callable[[Array], optax.GradientTransformation]
@@ -33,13 +34,24 @@ class SGDData(NamedTuple):
     test: PyTree
 
 
-def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer: Optimizer | None = None) -> Dynamics:
+def sgd(
+    model: Model | MomentModel,
+    *,
+    batches: int | None = 1000,
+    tests: int = 128,
+    optimizer: Optimizer | None = None,
+    sampling: Literal["examples", "wishart", "population"] = "examples",
+) -> Dynamics:
     """SGD on `model` with real mini-batches, as a `Dynamics`.
 
     `batches`: an epoch is this many fixed batches, drawn once per replica and used in fixed order (the setting of
     arXiv:2509.01349); None: a fresh batch for every update. `tests`: how many other examples give the test loss; of
     finite data, those that the fixed batches leave over, or training examples if none are left.
     `optimizer(learning_rate)` returns any optax transform, for example `optax.adam`; None is plain SGD.
+    `sampling`: "examples" computes a batch's gradient from its examples; "wishart", for a model with `moment_gradient`
+    (`models.MomentModel`), draws the second moment of a fresh batch from its Wishart law, which is the same SGD at a
+    cost that does not depend on |B|; "population" descends the loss of an infinite batch, without |B|. Both record the
+    levels alone. A model with chains of its own (`models.GaussianRBM`) is trained as it prescribes.
 
     Hyper-parameters: `learning_rate` α, `batch_size` |B|, `init_width` σ_W (default 1). Records the levels of every
     matrix the model watches, `train_loss` (mean over the updates since the last snapshot, each before its update),
@@ -47,6 +59,17 @@ def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer
 
     >>> dynamics = sgd(TanhNetwork())  # doctest: +SKIP
     """
+    kinds = ("examples", "wishart", "population")
+    require(sampling in kinds, "sampling", sampling, f"one of {', '.join(kinds)}")
+    own = getattr(model, "dynamics", None)
+    plain = optimizer is None or (sampling == "examples" and own is None)
+    require(plain, "optimizer", optimizer, "None: plain SGD for this model and sampling")
+    if sampling != "examples":
+        return sgd_of_moments(model, sampling)  # type: ignore[arg-type]
+    return own() if own else _of_examples(model, batches, tests, optimizer)  # type: ignore[arg-type]
+
+
+def _of_examples(model: Model, batches: int | None, tests: int, optimizer: Optimizer | None) -> Dynamics:
     tests = whole("tests", tests)
     batches = None if batches is None else whole("batches", batches)
 
@@ -94,6 +117,7 @@ def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer
         return optax.apply_updates(params, updates), state
 
     by_hand = getattr(model, "block_loss_and_gradient", None)
+    width = Parameter(getattr(model, "init_width", 1.0))
 
     def block_step(keys: PRNGKeyArray, state: SGDState, hyper: Hyper) -> SGDState:
         if batches is None:
@@ -114,7 +138,7 @@ def sgd(model: Model, *, batches: int | None = 1000, tests: int = 128, optimizer
         spectra=lambda state: {name: spectra.levels(w) for name, w in model.matrices(state.params).items()},
         data=data,
         healthy=lambda state: jnp.isfinite(state.loss),
-        parameters={"learning_rate": Parameter(), "batch_size": Parameter(integer=True), "init_width": Parameter(1.0)},
+        parameters={"learning_rate": Parameter(), "batch_size": Parameter(integer=True), "init_width": width},
         static=("batch_size",),
         observables=loss_observables(model),
         config={

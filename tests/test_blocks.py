@@ -76,3 +76,22 @@ def test_replicas_do_not_mix():
     for value, touched in zip(products(w, x, y), (True, True, False), strict=True):
         assert np.isnan(value[..., 1]).all() == touched
         assert np.isfinite(value[..., [0, 2]]).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, blocks.LARGEST_FACTORED + 1])
+def test_factors_and_solutions(n):
+    rng = np.random.default_rng(n)
+    g, b = rng.normal(size=(n, n + 3, REPLICAS)), rng.normal(size=(n, 4, REPLICAS))
+    a = np.einsum("ikr,jkr->ijr", g, g)
+    u = jax.jit(blocks.cholesky)(a)
+    assert not np.any(np.asarray(u)[np.tril_indices(n, -1)])
+    np.testing.assert_allclose(np.einsum("kir,kjr->ijr", u, u), a, atol=2e-6 * np.max(a))
+    x = jax.jit(blocks.solve_upper)(u, b)
+    np.testing.assert_allclose(np.einsum("ijr,jkr->ikr", u, x), b, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(blocks.matmul)(a, b), np.einsum("ijr,jkr->ikr", a, b), rtol=1e-5, atol=1e-4)
+
+
+def test_what_is_not_positive_definite_has_no_factor():
+    a = np.stack([np.diag([4.0, 1.0, 2.0]), np.diag([1.0, -1e-3, 2.0])], axis=-1)
+    u = blocks.cholesky(a)
+    assert np.isnan(u[-1, -1, 1]) and np.isfinite(u[..., 0]).all()

@@ -1,6 +1,16 @@
-"""Models to train: what a model is (`Model`), anybody's flax module (`FlaxModel`), and the networks of the papers."""
+"""Models to train: what a model is (`Model`, `MomentModel`), anybody's flax module (`FlaxModel`), the papers' ones."""
 
-from dysonjax.models.base import FlaxModel, Model
+from dysonjax.models.base import FlaxModel, Model, MomentModel
+from dysonjax.models.rbm import RBM, GaussianRBM, scalar_field_kernel
 from dysonjax.models.tanh_network import FeedForward, TanhNetwork
 
-__all__ = ["FeedForward", "FlaxModel", "Model", "TanhNetwork"]
+__all__ = [
+    "RBM",
+    "FeedForward",
+    "FlaxModel",
+    "GaussianRBM",
+    "Model",
+    "MomentModel",
+    "TanhNetwork",
+    "scalar_field_kernel",
+]

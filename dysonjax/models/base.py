@@ -39,6 +39,32 @@ class Model(Protocol):
     def matrices(self, params: PyTree) -> Mapping[str, Array]: ...
 
 
+class MomentModel(Protocol):
+    """A model whose batch gradient knows its batch only through one second moment S = (1/|B|) Σ_b z_b z_bᵀ [d, d].
+
+    The z_b ∈ R^d are independent standard normal vectors, from which the model makes its examples. So a batch can be
+    drawn as one Wishart matrix whatever its size (`sgd` with `sampling="wishart"`), the population's gradient is that
+    at S = 1, and the Langevin equation with the exact noise has S = 1 + G/√|B|, where G is symmetric and Gaussian with
+    variance 1 off the diagonal and 2 on it. Functions speak of a block: replicas R on the last axis of every array.
+
+    - `gaussians`: d;
+    - `moment_gradient(params, moment, task)`: the batch's gradient [..., R] for S [d, d, R];
+    - `gradient_noise(keys)`: one example's injected noise for keys [R], a Gaussian pytree like the parameters, or None;
+      a batch of |B| has it over √|B| in addition to `moment_gradient`;
+    - `init`, `task`, `matrices`, `config` as in `Model`, of one replica.
+    """
+
+    @property
+    def gaussians(self) -> int: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    def task(self, key: PRNGKeyArray) -> PyTree: ...
+    def init(self, key: PRNGKeyArray, task: PyTree, init_width: Float[Array, ""]) -> PyTree: ...
+    def moment_gradient(self, params: PyTree, moment: Float[Array, "d d R"], task: PyTree) -> PyTree: ...
+    def gradient_noise(self, keys: PRNGKeyArray) -> PyTree | None: ...
+    def matrices(self, params: PyTree) -> Mapping[str, Array]: ...
+
+
 def mean_loss(model: Model, params: PyTree, examples: PyTree, task: PyTree) -> Float[Array, ""]:
     """Mean of the model's loss over examples with a leading axis."""
     return jnp.mean(jax.vmap(lambda example: model.loss(params, example, task))(examples))

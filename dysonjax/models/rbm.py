@@ -1,0 +1,282 @@
+"""The Gaussian restricted Boltzmann machine of arXiv:2407.16427, 2411.13512 and 2412.20496.
+
+Visible φ ∈ R^{N_v}, hidden h ∈ R^{N_h}, energy ½ Σ μ_a² φ_a² + |h|²/2σ_h² − hᵀWφ, so that with K = diag(μ²) − σ_h² WᵀW
+
+    h | φ ~ N(σ_h² W φ, σ_h²),    φ | h ~ N(Wᵀh/μ², 1/μ²),    φ ~ N(0, K⁻¹).
+
+Learning descends the negative log-likelihood of data with second moment C_φ, whose gradient is sampled by chains:
+W ← W + α σ_h² W (C_φ − Ĉ), Ĉ = (1/|B|) Σ_b φ_b φ_bᵀ, and μ_a² ← μ_a² + ½ α (Ĉ − C_φ)_aa where the mass is learnt.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+
+from dysonjax import spectra
+from dysonjax.blocks import cholesky, matmul, matvec, matvec_transposed, solve_upper, sum_of_outer
+from dysonjax.dynamics import Dynamics, Hyper, Parameter, one_replica
+from dysonjax.errors import require, whole
+from dysonjax.noise import normals
+from dysonjax.observables import Variable, snapshot
+from dysonjax.potentials import LevelTheory, RBMPotential
+
+Params = dict[str, Array]
+Chains = Literal["persistent", "data", "exact"]
+
+TILE = 64
+"""Replicas side by side on a CPU, by `benchmarks/rbm.py`."""
+
+
+def scalar_field_kernel(sites: int, mass: float = 2.0) -> Float[np.ndarray, "N N"]:
+    """K_φ of a free scalar field on a periodic chain: eigenvalues κ_k = m² + 2 − 2 cos(2πk/N)."""
+    shift = np.roll(np.eye(whole("sites", sites, 1)), 1, axis=0)
+    return (mass**2 + 2) * np.eye(sites) - shift - shift.T
+
+
+class RBM(nnx.Module):
+    """The machine as a module: calling it is one Gibbs sweep φ → h → φ' of one chain."""
+
+    def __init__(self, w: Float[Array, "Nh Nv"], mass2: Float[Array, " Nv"], hidden_std: float = 1.0):
+        self.w, self.mass2, self.hidden_std = nnx.Param(w), nnx.Param(mass2), hidden_std
+
+    def __call__(self, key: PRNGKeyArray, phi: Float[Array, " Nv"]) -> Float[Array, " Nv"]:
+        to_hidden, to_visible = jax.random.split(key)
+        w, mass2, s = self.w[...], self.mass2[...], self.hidden_std
+        h = s * s * w @ phi + s * jax.random.normal(to_hidden, w.shape[:1])
+        return w.T @ h / mass2 + jax.random.normal(to_visible, phi.shape) / jnp.sqrt(mass2)
+
+    def kernel(self) -> Float[Array, "Nv Nv"]:
+        """K = diag(μ²) − σ_h² WᵀW, the inverse covariance of φ."""
+        return jnp.diag(self.mass2[...]) - self.hidden_std**2 * self.w[...].T @ self.w[...]
+
+
+class RBMState(NamedTuple):
+    """Parameters, persistent chains φ [B, N_v], and how many updates began outside the positive-definite region."""
+
+    params: Params
+    chains: Float[Array, "B Nv"]
+    outside: Int[Array, ""]
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianRBM:
+    """Gaussian RBM, trained by contrastive divergence under `sgd`; the defaults are those of arXiv:2407.16427.
+
+    `visible` N_v; `hidden` N_h, default N_v; fewer are an ultraviolet regulator: only the N_h smallest κ are learnt.
+    `target`: the kernel K_φ [N_v, N_v] to learn; default the scalar field of mass 2. Or `data` [examples, N_v], whose
+    second moment is learnt. `mass2` μ²: one number, or one a site; `mass`: "fixed", or learnt as one "global" number or
+    "per-site". `sweeps`: Gibbs sweeps an update; `chains`: "persistent" ones (they start at 1), or |B| new ones an
+    update, from the "data" (CD-k), or, without any sweep, "exact" draws of φ. `init_width`: default σ of W₀'s entries.
+
+    >>> [round(k, 3) for k in GaussianRBM(visible=4).kappa]
+    [4.0, 6.0, 6.0, 8.0]
+    """
+
+    visible: int = 10
+    hidden: int | None = None
+    target: ArrayLike | None = None
+    data: ArrayLike | None = None
+    mass2: float | Sequence[float] = 9.0
+    mass: Literal["fixed", "global", "per-site"] = "fixed"
+    hidden_std: float = 1.0
+    sweeps: int = 3
+    chains: Chains = "persistent"
+    init_width: float = 0.1
+
+    def __post_init__(self):
+        whole("visible", self.visible)
+        whole("sweeps", self.sweeps)
+        if self.hidden is not None:
+            whole("hidden", self.hidden)
+        require(self.mass in ("fixed", "global", "per-site"), "mass", self.mass, "fixed, global or per-site")
+        require(self.chains in ("persistent", "data", "exact"), "chains", self.chains, "persistent, data or exact")
+        mass2 = np.asarray(self.mass2, float)
+        require(mass2.shape in ((), (self.visible,)), "mass2", self.mass2, f"one number, or {self.visible} of them")
+        require(self.mass != "global" or mass2.ndim == 0, "mass2", self.mass2, "one number for a global mass")
+        require(np.all(np.isfinite(mass2) & (mass2 > 0)), "mass2", self.mass2, "positive numbers")
+        require(
+            np.isfinite(self.hidden_std) and self.hidden_std > 0, "hidden_std", self.hidden_std, "a positive number"
+        )
+        require(self.target is None or self.data is None, "data", "given", "a target or data, not both")
+        kappa = np.linalg.eigvalsh(self.kernel) if np.all(np.isfinite(self.kernel)) else np.array([-1.0])
+        require(kappa[0] > 0, "target" if self.data is None else "data", kappa[0], "a positive-definite second moment")
+
+    @cached_property
+    def kernel(self) -> Float[np.ndarray, "Nv Nv"]:
+        """K_φ, the target's inverse second moment."""
+        n = self.visible
+        if self.data is not None:
+            x = np.asarray(self.data, float)
+            require(x.ndim == 2 and x.shape[1] == n and len(x) > n, "data", x.shape, f"more than {n} examples [, {n}]")
+            return np.linalg.inv(x.T @ x / len(x))
+        if self.target is None:
+            return scalar_field_kernel(n)
+        k = np.asarray(self.target, float)
+        require(k.shape == (n, n) and np.allclose(k, k.T), "target", k.shape, f"a symmetric matrix {(n, n)}")
+        return k
+
+    @property
+    def kappa(self) -> tuple[float, ...]:
+        """Eigenvalues of K_φ, smallest first, as their levels x = (μ² − κ)/σ_h² are recorded."""
+        return tuple(np.linalg.eigvalsh(self.kernel).tolist())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[N_h, N_v]."""
+        return (self.visible if self.hidden is None else self.hidden), self.visible
+
+    @property
+    def gaussians(self) -> int:
+        """N_v: φ = U⁻¹ z with UᵀU = K."""
+        return self.visible
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """JSON of every field; the kernel stands for target and data."""
+        return {
+            "model": "gaussian rbm", "shape": list(self.shape), "kernel": np.round(self.kernel, 9).tolist(),
+            "mass2": np.asarray(self.mass2, float).tolist(), "mass": self.mass, "hidden_std": self.hidden_std,
+        }  # fmt: skip
+
+    def task(self, key: PRNGKeyArray) -> tuple[()]:
+        """Nothing is drawn."""
+        return ()
+
+    def init(self, key: PRNGKeyArray, task: Any, init_width: Float[Array, ""]) -> Params:
+        """W₀ ~ N(0, σ_W²), and μ² where it is learnt."""
+        w = init_width * jax.random.normal(key, self.shape)
+        return {"W": w} if self.mass == "fixed" else {"W": w, "mass2": jnp.asarray(self.mass2, float)}
+
+    def matrices(self, params: Params) -> Params:
+        """W; its levels are the eigenvalues x of WᵀW (of WWᵀ for N_h < N_v)."""
+        return {"W": params["W"]}
+
+    def module(self, params: Params) -> RBM:
+        """The flax module with these parameters."""
+        mass2 = jnp.broadcast_to(params.get("mass2", jnp.asarray(self.mass2, float)), self.visible)
+        return RBM(params["W"], mass2, self.hidden_std)
+
+    def factor(self, params: Params) -> Float[Array, "Nv Nv R"]:
+        """Upper triangular U with UᵀU = K, NaN outside the positive-definite region."""
+        w = params["W"]
+        diagonal = jnp.eye(self.visible)[..., None] * jnp.broadcast_to(self._mass2(params), w.shape[1:])[:, None]
+        return cholesky(diagonal - self.hidden_std**2 * sum_of_outer(w, w))
+
+    def moment_gradient(self, params: Params, moment: Float[Array, "Nv Nv R"], task: Any) -> Params:
+        """Gradient of the negative log-likelihood for Ĉ = U⁻¹ S U⁻ᵀ: |B| independent draws from the model."""
+        u = self.factor(params)
+        half = solve_upper(u, moment)
+        return self._gradient(params, solve_upper(u, jnp.swapaxes(half, 0, 1)))
+
+    def gradient_noise(self, keys: PRNGKeyArray) -> None:
+        """There is none besides the sampling."""
+        return
+
+    def _gradient(self, params: Params, c: Float[Array, "Nv Nv R"]) -> Params:
+        excess = jax.lax.optimization_barrier(c - jnp.asarray(np.linalg.inv(self.kernel))[..., None])
+        gradient = {"W": self.hidden_std**2 * matmul(params["W"], excess)}
+        if self.mass != "fixed":
+            sites = -0.5 * jnp.stack([excess[i, i] for i in range(self.visible)])
+            gradient["mass2"] = jnp.sum(sites, 0) if self.mass == "global" else sites
+        return gradient
+
+    def _mass2(self, params: Params) -> Array:
+        """μ² as [1 or N_v, R or 1]."""
+        mass2 = params.get("mass2", jnp.asarray(self.mass2, float)[..., None])
+        return mass2[None] if mass2.ndim == 1 else mass2
+
+    def example_gradients(self, key: PRNGKeyArray, params: Params, num: int, task: Any) -> Params:
+        """Gradients [num, …] of `num` independent draws of φ, for one replica."""
+        u = self.factor(jax.tree.map(lambda x: x[..., None], params))[..., 0]
+        phi = jax.scipy.linalg.solve_triangular(u, jax.random.normal(key, (self.visible, num)))
+        one = lambda p: self._gradient(jax.tree.map(lambda x: x[..., None], params), jnp.outer(p, p)[..., None])  # noqa: E731
+        return jax.tree.map(lambda x: x[..., 0], jax.vmap(one, in_axes=1)(phi))
+
+    def dynamics(self) -> Dynamics:
+        """Contrastive divergence as a `Dynamics`; `sgd` calls it.
+
+        Records `outside`: updates so far that began where K is not positive definite, so that the model has no law.
+        Persistent chains may come back from there; a replica whose numbers are no longer finite has diverged.
+        """
+
+        def init(key: PRNGKeyArray, hyper: Hyper) -> RBMState:
+            chains = jnp.ones((hyper["batch_size"] if self.chains == "persistent" else 0, self.visible))
+            return RBMState(self.init(key, (), hyper["init_width"]), chains, jnp.int32(0))
+
+        def block_step(keys: PRNGKeyArray, state: RBMState, hyper: Hyper) -> RBMState:
+            u = self.factor(state.params)
+            phi = self._sample(keys, state, u, hyper["batch_size"])
+            slope = self._gradient(state.params, sum_of_outer(phi, phi) / hyper["batch_size"])
+            params = jax.tree.map(lambda w, g: w - hyper["learning_rate"] * g, state.params, slope)
+            outside = state.outside + jnp.isnan(u[-1, -1])  # a failed pivot spoils all that follow
+            return RBMState(params, phi if self.chains == "persistent" else state.chains, outside)
+
+        outside = Variable((), "updates that began outside the positive-definite region")
+        parameters = {
+            "learning_rate": Parameter(), "batch_size": Parameter(integer=True),
+            "init_width": Parameter(self.init_width),
+        }  # fmt: skip
+        return Dynamics(
+            init=init,
+            step=one_replica(block_step),
+            block_step=block_step,
+            spectra=lambda state: {"W": spectra.levels(state.params["W"])},
+            healthy=lambda state: jnp.all(jnp.abs(state.params["W"]) < ESCAPED),
+            parameters=parameters,
+            static=("batch_size",),
+            observables=(snapshot("outside", lambda s, state, h: state.outside, outside),),
+            config={"dynamics": "sgd", "chains": self.chains, "sweeps": self.sweeps, **self.config},
+            tile=TILE,
+        )
+
+    def _sample(self, keys: PRNGKeyArray, state: RBMState, u: Array, batch: int) -> Float[Array, "B Nv R"]:
+        """φ of every chain after the sweeps."""
+        nh, nv = self.shape
+        if self.chains == "exact":
+            z = normals(keys, (nv, batch))
+            return jnp.swapaxes(solve_upper(u, z), 0, 1)
+        phi = state.chains
+        if self.chains == "data":
+            root = np.linalg.cholesky(np.linalg.inv(self.kernel))
+            z = normals(keys, (batch, nv), stream=1)
+            phi = matvec(jnp.broadcast_to(jnp.asarray(root)[..., None], (nv, nv, z.shape[-1])), z)
+        e = normals(keys, (self.sweeps, batch, nh + nv))
+        w, mass2, s = state.params["W"], self._mass2(state.params), self.hidden_std
+        for sweep in e:
+            h = jax.lax.optimization_barrier(s * s * matvec(w, phi) + s * sweep[:, :nh])
+            phi = matvec_transposed(w, h) / mass2 + sweep[:, nh:] * jax.lax.rsqrt(mass2)
+            phi = jax.lax.optimization_barrier(phi)
+        return phi
+
+    def level_theory(self) -> LevelTheory:
+        """K_i = 2x_i (1/κ_i − 1/(μ² − x_i)), entries' coupling √((x_i + x_j)/(λ_i λ_j)), σ_i = √(2T x_i) as T → 0.
+
+        For one fixed mass, σ_h = 1 and N_h ≥ N_v (arXiv:2407.16427); raises `InputError` otherwise. The coupling is one
+        of independent entries of W; the machine's noise W E has a symmetric E instead, which moves levels by O(T).
+        """
+        nh, nv = self.shape
+        simple = self.mass == "fixed" and np.ndim(self.mass2) == 0 and self.hidden_std == 1
+        require(simple, "mass", self.mass, "one fixed mass and hidden_std = 1 for a theory of the levels")
+        require(nh >= nv, "hidden", nh, f"at least visible = {nv} for a theory of the levels")
+        mass2, kappa = float(np.asarray(self.mass2)), np.asarray(self.kappa)
+        require(kappa[-1] < mass2, "mass2", mass2, f"above the target's largest eigenvalue {kappa[-1]:g}")
+
+        def coupling(x: Float[Array, " n"]) -> Float[Array, "n n"]:
+            gap = jnp.maximum(mass2 - x, 1e-3 * mass2)
+            return jnp.sqrt((x[:, None] + x) / (gap[:, None] * gap))
+
+        points = mass2 - kappa
+        return LevelTheory(
+            RBMPotential(self.kappa, mass2), coupling, tuple(points), tuple(np.sqrt(2 * points)), "gram", "W"
+        )
+
+
+ESCAPED = 1e6
+"""Entries of W beyond this have run away."""
