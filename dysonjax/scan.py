@@ -40,7 +40,7 @@ def scan(
     out: str | os.PathLike[str] | None = None,
     block_size: int | None = None,
     devices: Devices | None = None,
-    progress: bool | None = None,
+    progress: "bool | Bar | None" = None,
 ) -> xr.Dataset:
     """Run every replica of `grid` for `steps` updates; returns a dataset with dimensions named after the grid.
 
@@ -49,8 +49,8 @@ def scan(
     always among them). `observables`: what is recorded besides the levels (default: the dynamics' own). `out`: a run's
     directory; finished blocks are written there, and the same call continues an interrupted run. `block_size`:
     replicas a block (default: by memory and length). `devices`: default all local ones. `progress`: a bar on the
-    terminal, by default when there is one. A replica's numbers depend on `key`, its hyper-parameters and its seed
-    alone, never on the grid, the blocks or the devices.
+    terminal, by default when there is one, or a bar of the caller's, which hears the replica-updates. A replica's
+    numbers depend on `key`, its hyper-parameters and its seed alone, never on the grid, the blocks or the devices.
 
     A replica that leaves the finite numbers is held at its last finite state; `diverged_step` tells when (−1: never; if
     only its levels are not finite, the next snapshot).
@@ -149,8 +149,11 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(what: str, total: int, wanted: bool | None = None, rate: bool = True) -> Iterator[Bar]:
-    """A bar on the terminal with time spent and left (None: only where there is a terminal); silent otherwise."""
+def progress_bar(what: str, total: int, wanted: bool | Bar | None = None, rate: bool = True) -> Iterator[Bar]:
+    """A bar on the terminal with time spent and left (None: only where there is a terminal), the caller's, or none."""
+    if not isinstance(wanted, bool | None):
+        yield wanted
+        return
     if not (sys.stderr.isatty() if wanted is None else wanted):
         yield _Silent()
         return

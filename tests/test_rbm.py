@@ -9,7 +9,7 @@ import pytest
 from stochastic import assert_mean
 
 import dysonjax as dj
-from dysonjax.models import GaussianRBM, scalar_field_kernel
+from dysonjax.models import GaussianRBM, rbm, scalar_field_kernel
 
 
 def block(x):
@@ -82,6 +82,38 @@ def test_chains_reach_the_models_law(chains):
     kernel = np.asarray(machine.module({"W": w}).kernel())
     second = np.einsum("bir,bjr->rij", seen, seen) / batch
     assert_mean(second, np.linalg.inv(kernel), bias=0.002, resolution=0.04)
+
+
+@pytest.mark.parametrize("sweeps", [1, 2, 3, 5])
+def test_sweeps_at_once_have_the_law_of_sweeps(sweeps):
+    """Mean and covariance of φ after k sweeps from one start, by both ways and by the flax module."""
+    machine = GaussianRBM(visible=3, hidden=2, mass2=(9.0, 7.0, 8.0), mass="per-site", sweeps=sweeps, hidden_std=0.9)
+    assert machine._at_once(4)
+    params = machine.init(jax.random.key(3), (), jnp.float32(0.9))
+    net, start = machine.module(params), jnp.array([1.0, -2.0, 3.0])
+    w, mass2, s = np.asarray(params["W"]), np.array([9.0, 7.0, 8.0]), 0.9
+    a, noise = s * s * w.T @ w / mass2[:, None], np.diag(1 / mass2) + s * s * (w / mass2).T @ (w / mass2)
+    mean, covariance = np.asarray(start), np.zeros((3, 3))
+    for _ in range(sweeps):
+        mean, covariance = a @ mean, a @ covariance @ a.T + noise
+    keys = jax.random.split(jax.random.key(6), 20000)
+
+    def chain(key):
+        return jax.lax.fori_loop(0, sweeps, lambda i, phi: net(jax.random.fold_in(key, i), phi), start)
+
+    blocked = jax.tree.map(lambda x: jnp.repeat(x[..., None], 20000, -1), params)
+    state = rbm.RBMState(blocked, jnp.repeat(start[None, :, None], 20000, -1), jnp.zeros(20000, jnp.int32))
+    at_once = jax.jit(lambda k: machine._sample(k, state, None, 1))(keys)[0].T
+    for phi in (np.asarray(jax.jit(jax.vmap(chain))(keys)), np.asarray(at_once)):
+        assert_mean(phi, mean, resolution=0.05)
+        assert_mean(np.einsum("ri,rj->rij", phi - mean, phi - mean), covariance, resolution=0.06)
+
+
+def test_many_units_are_swept_one_by_one():
+    machine = GaussianRBM(visible=60, sweeps=2)
+    assert not machine._at_once(2) and GaussianRBM()._at_once(16)
+    ds = dj.scan(dj.sgd(machine), dj.Grid(learning_rate=[0.01], batch_size=[2], seed=range(2)), 3, progress=False)
+    assert np.all(np.isfinite(ds.levels))
 
 
 def test_wishart_sampling_is_exact_sampling_in_law():

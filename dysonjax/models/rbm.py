@@ -247,13 +247,23 @@ class GaussianRBM:
             root = np.linalg.cholesky(np.linalg.inv(self.kernel))
             z = normals(keys, (batch, nv), stream=1)
             phi = matvec(jnp.broadcast_to(jnp.asarray(root)[..., None], (nv, nv, z.shape[-1])), z)
-        e = normals(keys, (self.sweeps, batch, nh + nv))
         w, mass2, s = state.params["W"], self._mass2(state.params), self.hidden_std
+        if self._at_once(batch):
+            return _sweeps_at_once(keys, s * w * jax.lax.rsqrt(mass2), phi * jnp.sqrt(mass2), self.sweeps) * (
+                jax.lax.rsqrt(mass2)
+            )
+        e = normals(keys, (self.sweeps, batch, nh + nv))
         for sweep in e:
             h = jax.lax.optimization_barrier(s * s * matvec(w, phi) + s * sweep[:, :nh])
             phi = matvec_transposed(w, h) / mass2 + sweep[:, nh:] * jax.lax.rsqrt(mass2)
             phi = jax.lax.optimization_barrier(phi)
         return phi
+
+    def _at_once(self, batch: int) -> bool:
+        """Whether matrix products are cheaper than sweeps; a normal number costs about as much as 30 products."""
+        (nh, nv), k = self.shape, self.sweeps
+        products = nh * nv * nv + (k + 1) * nv**3 + 2 * batch * nv * nv + 30 * batch * nv
+        return products < k * batch * (2 * nh * nv + 30 * (nh + nv))
 
     def level_theory(self) -> LevelTheory:
         """K_i = 2x_i (1/κ_i − 1/(μ² − x_i)), entries' coupling √((x_i + x_j)/(λ_i λ_j)), σ_i = √(2T x_i) as T → 0.
@@ -276,6 +286,27 @@ class GaussianRBM:
         return LevelTheory(
             RBMPotential(self.kappa, mass2), coupling, tuple(points), tuple(np.sqrt(2 * points)), "gram", "W"
         )
+
+
+def _sweeps_at_once(
+    keys: PRNGKeyArray, v: Float[Array, "Nh Nv R"], psi: Float[Array, "B Nv R"], sweeps: int
+) -> Float[Array, "B Nv R"]:
+    """k Gibbs sweeps of ψ = μφ in one draw, exactly: every sweep is linear and Gaussian.
+
+    With V = σ_h W/μ and A = VᵀV a sweep is ψ' = A ψ + Vᵀe + e', whose noise has covariance 1 + A, so that
+    ψ_k ~ N(A^k ψ, (1 + A)(1 + A² + … + A^{2(k−1)})).
+    """
+    barrier = jax.lax.optimization_barrier
+    one = jnp.eye(v.shape[1])[..., None]
+    a = barrier(sum_of_outer(v, v))
+    square = barrier(matmul(a, a)) if sweeps > 1 else a
+    total, power = one, a
+    for k in range(2, sweeps + 1):
+        total = one + (barrier(matmul(square, total)) if k > 2 else square)
+        power = barrier(matmul(power, a)) if k > 2 else square
+    u = cholesky(total + (a if sweeps == 1 else barrier(matmul(a, total))))
+    noise = matvec_transposed(u, normals(keys, (psi.shape[0], v.shape[1])))
+    return barrier(matvec(power, psi) + noise)
 
 
 ESCAPED = 1e6

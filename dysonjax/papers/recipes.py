@@ -1,0 +1,50 @@
+"""The experiments of each paper, by name: what `dysonjax reproduce` runs."""
+
+from typing import Any
+
+from dysonjax.errors import require
+from dysonjax.papers.linear_scaling import RBM_SETTINGS, STUDENT_SETTINGS, ScalingRun, scaling_run
+
+COLD_RBM = ((0.003, 16), (0.01, 64), (0.02, 128))
+"""Settings with √(Tκ²Ω) < 0.03 for every pair."""
+COLD_STUDENT = ((0.01, 4), (0.01, 16), (0.02, 4), (0.02, 16))
+"""Small learning rates, where the slope is √π."""
+NARROW = 6
+"""Hidden units of the RBM that shows them as an ultraviolet regulator."""
+PAPERS = {
+    "p1": "arXiv:2407.16427: Gaussian RBM and teacher–student",
+    "p3": "arXiv:2412.20496: linear network with one hidden layer",
+}
+
+
+def recipes(paper: str, full: bool = False) -> dict[str, ScalingRun]:
+    """Runs of a paper, each with the name of its folder; `full`: at the published sizes. Raises `InputError`."""
+    known: dict[str, Any] = {"p1": _first, "p3": _third}
+    require(paper in known, "paper", paper, f"one of {', '.join(known)}")
+    return known[paper](full)
+
+
+def _first(full: bool) -> dict[str, ScalingRun]:
+    return {
+        "rbm": scaling_run("rbm", full, settings=RBM_SETTINGS),
+        "rbm-small-noise": scaling_run(
+            "rbm", settings=COLD_RBM, seeds=2048 if full else 512, descriptions=("sgd",), sampling="wishart"
+        ),
+        "teacher-student": scaling_run("teacher-student", full, settings=STUDENT_SETTINGS),
+        "teacher-student-small-rates": scaling_run(
+            "teacher-student", settings=COLD_STUDENT, descriptions=("sgd",), sampling="wishart"
+        ),
+        # 500 fixed batches for 10 epochs, as published
+        "teacher-student-frozen-data": scaling_run(
+            "teacher-student", settings=STUDENT_SETTINGS, descriptions=("sgd",), batches=500, steps=5000,
+            seeds=3000 if full else 1000,
+        ),
+    }  # fmt: skip
+
+
+def _third(full: bool) -> dict[str, ScalingRun]:
+    seeds = 16000 if full else 4000
+    return {
+        "linear-first": scaling_run("linear", seeds=seeds),
+        "linear-both": scaling_run("linear", seeds=seeds, trained="both", descriptions=("sgd", "matrix", "dyson")),
+    }
