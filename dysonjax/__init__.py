@@ -1,6 +1,6 @@
 """dysonjax: how the spectra of weight matrices move while a network learns, thousands of runs at once."""
 
-from dysonjax import ensembles, laws, models, observables, schemes, spectra
+from dysonjax import ensembles, laws, models, observables, scaling, schemes, spectra
 from dysonjax.dynamics import Dynamics, Parameter
 from dysonjax.dyson import dyson
 from dysonjax.errors import InputError, StoreError
@@ -11,6 +11,8 @@ from dysonjax.potentials import Force, Quadratic, RBMPotential
 from dysonjax.scan import scan
 from dysonjax.sgd import sgd
 from dysonjax.simulate import simulate, use_all_cores
+from dysonjax.svag import svag
+from dysonjax.validity import validity
 
 __all__ = [
     "Dynamics",
@@ -29,10 +31,13 @@ __all__ = [
     "matrix_langevin",
     "models",
     "observables",
+    "scaling",
     "scan",
     "schemes",
     "sgd",
     "simulate",
     "spectra",
+    "svag",
     "use_all_cores",
+    "validity",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `dysonjax phase-diagram`, `simulate`, `check` and `report`."""
+"""The command line: `dysonjax phase-diagram`, `simulate`, `scaling`, `scan`, `reproduce`, `check` and `report`."""
 
 import contextlib
 import dataclasses
@@ -7,21 +7,22 @@ import io
 import itertools
 import logging
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from rich.console import Console
 
 from dysonjax import check as schemes_check
 from dysonjax import gas_figures, store
+from dysonjax.cli_scaling import is_scaling_run, report_bbp, report_scaling, reproduce, scaling, scan, validity
+from dysonjax.console import clear, grid_values, show, whole_number
 from dysonjax.errors import InputError, StoreError, require
 from dysonjax.gas import GasRun, gas_run_of, statistics
 from dysonjax.papers import phase_figures
+from dysonjax.papers.bbp import BBPRun, bbp_run_of
 from dysonjax.papers.phase_diagram import PhaseDiagram, experiment_of
 from dysonjax.papers.phase_report import advice, phase_table, width_table
 from dysonjax.papers.phase_summary import summary
@@ -70,9 +71,9 @@ def phase_diagram(
     """
     asked = PhaseDiagram(
         grid_values("learning-rate", learning_rate), grid_values("init-width", init_width),
-        tuple(_whole("batch-size", v) for v in grid_values("batch-size", batch_size)),
+        tuple(whole_number("batch-size", v) for v in grid_values("batch-size", batch_size)),
         seeds, epochs, batches, snapshots,
-        tuple(_whole("hidden", v) for v in grid_values("hidden", hidden)), activation, key,
+        tuple(whole_number("hidden", v) for v in grid_values("hidden", hidden)), activation, key,
     )  # fmt: skip
     if resume is not None:
         settings = "no other option, a run is continued with its own settings"
@@ -140,9 +141,8 @@ def simulate(
 
 def _run(experiment: PhaseDiagram | GasRun, out: Path, overwrite: bool, command: str) -> None:
     """Compute or continue an experiment in `out`, then report on it."""
-    if overwrite and (out / store.STORE).is_dir():
-        store.load(out)  # only a dysonjax run may be replaced
-        shutil.rmtree(out)
+    if overwrite:
+        clear(out)
     try:
         experiment.run(out, progress=True)
     except KeyboardInterrupt:
@@ -156,17 +156,22 @@ def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
     Args:
         run: the run's directory.
     """
+    if is_scaling_run(run):
+        report_scaling(run)
+        return
     results = store.load(run)
-    gas = "gas" in results.header.experiment
-    describe = gas_run_of if gas else experiment_of
+    kinds = {"gas": ("simulate", gas_run_of), "bbp": ("reproduce p5", bbp_run_of)}
+    kind = next((k for k in kinds if k in results.header.experiment), "")
+    command, describe = kinds.get(kind, ("phase-diagram", experiment_of))
     experiment = describe(results.header.experiment)
     unfinished = len(results.pending())
     if unfinished:
-        command = "simulate" if gas else "phase-diagram"
-        raise StoreError(
-            f"{run}: {unfinished} blocks are not finished; continue with: dysonjax {command} --resume {run}"
-        )
+        again = f"{command} --out {run.parent}" if kind == "bbp" else f"{command} --resume {run}"
+        raise StoreError(f"{run}: {unfinished} blocks are not finished; continue with: dysonjax {again}")
     ds = results.dataset()
+    if isinstance(experiment, BBPRun):
+        report_bbp(run, ds, experiment)
+        return
     if isinstance(experiment, GasRun):
         found = statistics(ds)
         said: list[Any] = [gas_figures.gas_table(experiment, found), gas_figures.gas_advice(experiment, found)]
@@ -177,17 +182,7 @@ def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
         for size in ds.batch_size.values:
             said += [width_table(points, size), advice(points, size)]
         draw = lambda directory: phase_figures.draw(ds, directory)  # noqa: E731
-    text = io.StringIO()
-    screen = Console() if sys.stdout.isatty() else Console(width=120)
-    for console in (screen, Console(file=text, width=120)):
-        for part in said:
-            console.print(part)
-    try:
-        (run / "report.txt").write_text(text.getvalue())
-        figures = draw(run / "figures")
-    except OSError as error:
-        raise StoreError(f"{run}: figures cannot be written ({error.strerror or error})") from error
-    screen.print(f"{len(figures)} figures in {run / 'figures'}", highlight=False)
+    show(run, said, draw)
 
 
 def check(replicas: int = 4096) -> None:
@@ -209,27 +204,6 @@ def check(replicas: int = 4096) -> None:
     if bad:
         raise schemes_check.CheckFailed(f"{len(bad)} of {len(lines)} numbers are out of tolerance")
     screen.print(f"All {sum(line.tolerance is not None for line in lines)} promised numbers hold.", highlight=False)
-
-
-def grid_values(name: str, text: str) -> tuple[float, ...]:
-    """Values of `first:last:count` (log-spaced) or of a comma list; raises `InputError`."""
-    expected = "first:last:count, log-spaced and positive, or a comma list of numbers"
-    try:
-        if ":" not in text:
-            return tuple(float(v) for v in text.split(","))
-        first, last, count = text.split(":")
-        ends, number = (float(first), float(last)), int(count)
-    except ValueError:
-        raise InputError(f"{name} = {text!r}: expected {expected}") from None
-    require(all(np.isfinite(v) and v > 0 for v in ends) and number >= 1, name, text, f"{expected}, count at least 1")
-    require(number == 1 or ends[0] != ends[1], name, text, "two different ends, or a count of 1")
-    spaced = np.geomspace(*ends, number)
-    return tuple(float(f"{v:.12g}") for v in spaced)
-
-
-def _whole(name: str, value: float) -> int:
-    require(np.isfinite(value) and value == int(value) and value >= 1, name, value, "whole numbers of at least 1")
-    return int(value)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -262,6 +236,10 @@ def _parse(args: list[str] | None) -> Callable[[], None]:
     app = tyro.extras.SubcommandApp()
     app.command(name="phase-diagram")(_deferred(phase_diagram))
     app.command(name="simulate")(_deferred(simulate))
+    app.command(name="scaling")(_deferred(scaling))
+    app.command(name="scan")(_deferred(scan))
+    app.command(name="reproduce")(_deferred(reproduce))
+    app.command(name="validity")(_deferred(validity))
     app.command(name="report")(_deferred(report))
     app.command(name="check")(_deferred(check))
     said = io.StringIO()

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
+from threadpoolctl import threadpool_limits
 
 from dysonjax.dynamics import Dynamics, lift
 from dysonjax.errors import InputError, require, whole
@@ -59,7 +60,9 @@ def use_all_cores() -> None:
     """Make every CPU core a JAX device; call it before JAX is first used (the command line does).
 
     Later calls change nothing; a device count in XLA_FLAGS (`--xla_force_host_platform_device_count`) is left alone.
+    Devices call LAPACK at the same time, so each call keeps to one thread: many would wait for each other's cores.
     """
+    threadpool_limits(1, user_api="blas")
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     try:

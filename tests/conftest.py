@@ -5,6 +5,9 @@ import os
 # read when JAX first makes a device, so it must be set before any test does
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2"])
 
+# read when the library is loaded: two devices call LAPACK at once, and its threads would wait for each other
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -7,7 +7,8 @@ import pytest
 from conftest import assert_same
 
 from dysonjax import store
-from dysonjax.cli import grid_values, main
+from dysonjax.cli import main
+from dysonjax.console import grid_values
 
 TINY = ["--learning-rate", "0.125,4", "--init-width", "0.125,256", "--seeds", "2", "--epochs", "2", "--batches", "5"]
 

@@ -63,8 +63,8 @@ def test_analysis_and_tables(done):
     assert sgd.spread.slope.value == pytest.approx(1, rel=0.2)
     (equal,) = sgd.equal
     assert (equal[0].learning_rate, equal[1].learning_rate) == (0.1, 0.4) and 0 < equal[2].p_value <= 1
-    assert not sgd.compared and not dyson.compared and dyson.small is None
-    assert len(scaling_report.tables(SMALL, found)) == 5
+    assert not sgd.compared and len(dyson.compared) == 3 and dyson.small is None
+    assert len(scaling_report.tables(SMALL, found)) == 6
 
 
 def synthetic(run, rng, description, rate, size, shift=0.0):
@@ -97,6 +97,7 @@ def test_the_law_of_small_noise_is_recognised(exact):
     for c in matrix.compared:
         assert np.all(np.abs(c.spacing.value - 1) < 5 * c.spacing.error)
         assert np.all(np.abs(c.variance.value - 1) < 5 * c.variance.error) and c.variance.value.shape == (6,)
+        assert np.all(np.abs(c.shift.value) < 5 * c.shift.error) and c.shift.value.shape == (4,)
     assert all(t.p_value > 1e-3 for tests in (*sgd.surmise, *sgd.multiplets) for t in tests)
 
 

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 import xarray as xr
 
@@ -166,7 +167,9 @@ class ScalingRun:
             for description, rate, sizes, steps in self.parts():
                 axes = {"learning_rate": [rate], "batch_size": sizes, "init_width": [self.init_width]}
                 found[description, rate] = scan(
-                    self.dynamics(description), Grid(**axes, seed=range(self.seeds)), steps, key=self.key,
+                    self.dynamics(description), Grid(**axes, seed=range(self.seeds)), steps,
+                    # a description's noise is its own, so that differences between them have honest errors
+                    key=jax.random.fold_in(jax.random.key(self.key), DESCRIPTIONS.index(description)),
                     snapshots=log_steps(steps, self.snapshots), observables=self._observables(description),
                     progress=bar,
                     out=None if out is None else Path(out) / f"{description}-{rate:g}",

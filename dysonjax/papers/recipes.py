@@ -3,23 +3,23 @@
 from typing import Any
 
 from dysonjax.errors import require
+from dysonjax.papers.bbp import BBPRun
 from dysonjax.papers.linear_scaling import RBM_SETTINGS, STUDENT_SETTINGS, ScalingRun, scaling_run
 
 COLD_RBM = ((0.003, 16), (0.01, 64), (0.02, 128))
 """Settings with √(Tκ²Ω) < 0.03 for every pair."""
 COLD_STUDENT = ((0.01, 4), (0.01, 16), (0.02, 4), (0.02, 16))
 """Small learning rates, where the slope is √π."""
-NARROW = 6
-"""Hidden units of the RBM that shows them as an ultraviolet regulator."""
 PAPERS = {
     "p1": "arXiv:2407.16427: Gaussian RBM and teacher–student",
     "p3": "arXiv:2412.20496: linear network with one hidden layer",
+    "p5": "arXiv:2606.28486: BBP transition of a rank-one teacher",
 }
 
 
-def recipes(paper: str, full: bool = False) -> dict[str, ScalingRun]:
+def recipes(paper: str, full: bool = False) -> dict[str, Any]:
     """Runs of a paper, each with the name of its folder; `full`: at the published sizes. Raises `InputError`."""
-    known: dict[str, Any] = {"p1": _first, "p3": _third}
+    known: dict[str, Any] = {"p1": _first, "p3": _third, "p5": _fifth}
     require(paper in known, "paper", paper, f"one of {', '.join(known)}")
     return known[paper](full)
 
@@ -40,6 +40,10 @@ def _first(full: bool) -> dict[str, ScalingRun]:
             seeds=3000 if full else 1000,
         ),
     }  # fmt: skip
+
+
+def _fifth(full: bool) -> dict[str, BBPRun]:
+    return {"bbp": BBPRun.full() if full else BBPRun()}
 
 
 def _third(full: bool) -> dict[str, ScalingRun]:

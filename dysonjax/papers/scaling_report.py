@@ -29,8 +29,6 @@ SMALL = 0.03
 """Largest √(Tκ²Ω) of the fit that should reach the small-noise slope."""
 SMALL_RATE = 0.0201
 """Largest α of that fit for linear networks, whose fluctuations are linear and whose steps are not small."""
-COLD = 1.001e-3
-"""Largest T at which the Langevin equations are held against SGD."""
 LEAST = 30
 """Replicas that must be left for a setting to be analysed."""
 MOST = 2048
@@ -43,11 +41,15 @@ PUBLISHED = {
 
 
 class Comparison(NamedTuple):
-    """A Langevin equation over SGD at one setting: ratios of the pairs' ⟨S⟩ and of all levels' variances."""
+    """A Langevin equation and SGD at one setting: ratios of the pairs' ⟨S⟩ and of all levels' variances, and `shift`.
+
+    `shift`: the difference of every multiplet's mean level in units of its σ.
+    """
 
     ensemble: Ensemble
     spacing: Estimate
     variance: Estimate
+    shift: Estimate
 
 
 class Analysis(NamedTuple):
@@ -114,7 +116,7 @@ def _analyse(run: ScalingRun, description: str, own: list[Ensemble], sgd: list[E
     gaps = [spacings(run, e.levels) for e in usable] if run.pairs else []
     pairs = [pair_levels(run, e.levels) for e in usable] if run.pairs else []
     small = [i for i, e in enumerate(usable) if _small_noise(run, x[i], e)]
-    cold = {e[1:3]: e for e in sgd if e.temperature <= COLD and len(e.levels) >= LEAST}
+    peers = {e[1:3]: e for e in sgd if len(e.levels) >= LEAST}
     number = itertools.count()
     key = lambda: jax.random.fold_in(jax.random.key(run.key), next(number))  # noqa: E731
     return Analysis(
@@ -135,7 +137,7 @@ def _analyse(run: ScalingRun, description: str, own: list[Ensemble], sgd: list[E
             for a, b in itertools.combinations(usable, 2)
             if np.isclose(a.temperature, b.temperature, rtol=1e-6)
         ],
-        compared=[Comparison(e, *_ratio(run, e.levels, cold[e[1:3]].levels)) for e in usable if e[1:3] in cold],
+        compared=[_comparison(run, e, peers[e[1:3]]) for e in usable if e[1:3] in peers],
     )
 
 
@@ -170,6 +172,15 @@ def _ratio(run: ScalingRun, first: np.ndarray, second: np.ndarray) -> tuple[Esti
         Estimate(share, share * relative, count),
         Estimate(spread, spread * np.hypot(*(v.error / v.value for v in variances)), count),
     )
+
+
+def _comparison(run: ScalingRun, e: Ensemble, sgd: Ensemble) -> Comparison:
+    means = [fitted_centres(x.levels, run.multiplets) for x in (e, sgd)]
+    sigma = np.array([run.width(e.temperature)[m.start] for m in run.multiplets])
+    shift = Estimate(
+        (means[0].value - means[1].value) / sigma, np.hypot(means[0].error, means[1].error) / sigma, means[0].count
+    )
+    return Comparison(e, *_ratio(run, e.levels, sgd.levels), shift)
 
 
 def tables(run: ScalingRun, found: Sequence[Analysis]) -> list[Any]:
@@ -255,15 +266,16 @@ def _equal(one: Analysis) -> Table:
 
 def _compared(found: Sequence[Analysis]) -> Table:
     table = _table(
-        f"Over SGD at T ≤ {COLD:.0e}: pairs' ⟨S⟩, and the variances of all levels (mean over levels)",
-        "", "α", "|B|", "T", "⟨S⟩ of each pair", "variance",
+        "Against SGD: ratios of the pairs' ⟨S⟩ and of the variances (mean over levels); largest shift of a multiplet",
+        "", "α", "|B|", "T", "⟨S⟩ of each pair", "variance", "shift/σ",
     )  # fmt: skip
     for one in found:
-        for e, spacing, variance in one.compared:
+        for e, spacing, variance, shift in one.compared:
+            worst = int(np.argmax(np.abs(shift.value) / shift.error))
             mean = Estimate(variance.value.mean(), np.sqrt(np.mean(variance.error**2)), variance.count)
             table.add_row(
                 TITLES[one.description], f"{e.learning_rate:g}", str(e.batch_size), f"{e.temperature:.3g}",
-                str(spacing), str(mean),
+                str(spacing), str(mean), str(Estimate(shift.value[worst], shift.error[worst], shift.count)),
             )  # fmt: skip
     return table
 
