@@ -1,6 +1,7 @@
 """dysonjax: how the spectra of weight matrices move while a network learns, thousands of runs at once."""
 
 from dysonjax import ensembles, laws, models, observables, scaling, schemes, spectra
+from dysonjax.analyze import analyze
 from dysonjax.dynamics import Dynamics, Parameter
 from dysonjax.dyson import dyson
 from dysonjax.errors import InputError, StoreError
@@ -24,6 +25,7 @@ __all__ = [
     "Quadratic",
     "RBMPotential",
     "StoreError",
+    "analyze",
     "dyson",
     "dyson_of",
     "ensembles",

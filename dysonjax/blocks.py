@@ -69,7 +69,7 @@ def solve_upper(u: Float[Array, "n n R"], b: Float[Array, "n m R"]) -> Float[Arr
     for i in reversed(range(u.shape[0])):
         x = jax.lax.optimization_barrier(b[i] / u[i, i])
         solved.append(x)
-        b = b - u[:, i, None] * x[None]
+        b = b[:i] - u[:i, i, None] * x[None]
     return jnp.stack(solved[::-1])
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from dysonjax import check as schemes_check
 from dysonjax import gas_figures, store
 from dysonjax.cli_scaling import is_scaling_run, report_bbp, report_scaling, reproduce, scaling, scan, validity
+from dysonjax.cli_weights import analyze
 from dysonjax.console import clear, grid_values, show, whole_number
 from dysonjax.errors import InputError, StoreError, require
 from dysonjax.gas import GasRun, gas_run_of, statistics
@@ -240,6 +241,7 @@ def _parse(args: list[str] | None) -> Callable[[], None]:
     app.command(name="scan")(_deferred(scan))
     app.command(name="reproduce")(_deferred(reproduce))
     app.command(name="validity")(_deferred(validity))
+    app.command(name="analyze")(_deferred(analyze))
     app.command(name="report")(_deferred(report))
     app.command(name="check")(_deferred(check))
     said = io.StringIO()

@@ -20,7 +20,7 @@ from dysonjax.noise import chi_squared, normals
 
 INJECTED = 0x1A7E
 """Folded into a step's key for the injected noise."""
-TILE = 64
+TILE = 128
 """Replicas side by side on a CPU, by `benchmarks/rbm.py`."""
 
 
@@ -30,13 +30,15 @@ def wishart_moment(keys: PRNGKeyArray, d: int, batch_size: Float[Array, " R"]) -
     |B| S = A Aᵀ, A lower triangular with χ numbers of |B| − j degrees of freedom on its diagonal, standard normal ones
     below it, and zeros from column |B| on: the R factor of the [|B|, d] matrix of all z_b, transposed.
     """
-    column = jnp.arange(d)[:, None]
-    left = jnp.maximum(batch_size - column, 0)
+    left = jnp.maximum(batch_size - jnp.arange(d)[:, None], 0)
     diagonal = jnp.sqrt(chi_squared(keys, left, (d,), stream=1))
-    below = jnp.tril(jnp.ones((d, d)), -1)[..., None] * jnp.where(left > 0, normals(keys, (d, d)), 0)
-    a = jax.lax.optimization_barrier(below + jnp.eye(d)[..., None] * diagonal)
-    rows = jnp.swapaxes(a, 0, 1)
-    return sum_of_outer(rows, rows) / batch_size
+    z, columns, used = normals(keys, (d * (d - 1) // 2,)), [], 0
+    for j in range(d):
+        below = jnp.where(left[j] > 0, z[used : used + d - 1 - j], 0)
+        columns.append(jnp.concatenate([jnp.zeros_like(diagonal[:j]), diagonal[j : j + 1], below]))
+        used += d - 1 - j
+    a = jax.lax.optimization_barrier(jnp.stack(columns))
+    return sum_of_outer(a, a) / batch_size
 
 
 def gaussian_moment(keys: PRNGKeyArray, d: int, batch_size: Float[Array, " R"]) -> Float[Array, "d d R"]:

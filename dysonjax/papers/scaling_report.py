@@ -111,7 +111,7 @@ def squares(run: ScalingRun, levels: np.ndarray) -> np.ndarray:
 
 def _analyse(run: ScalingRun, description: str, own: list[Ensemble], sgd: list[Ensemble]) -> Analysis:
     usable = [e for e in own if len(e.levels) >= LEAST]
-    x = np.array([predictor(run, e.temperature) for e in usable]).reshape(len(usable), -1)
+    x = np.array([predictor(run, e.temperature) for e in usable]).reshape(len(usable), len(run.pairs))
     sigma = np.array([[run.width(e.temperature)[m.start] for m in run.multiplets] for e in usable])
     gaps = [spacings(run, e.levels) for e in usable] if run.pairs else []
     pairs = [pair_levels(run, e.levels) for e in usable] if run.pairs else []
