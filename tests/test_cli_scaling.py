@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dysonjax import cli_scaling
 from dysonjax.cli import main
 from dysonjax.papers import recipes
 from dysonjax.papers.bbp import BBPRun
@@ -35,7 +36,8 @@ def test_it_is_shown_again_and_continued_without_computing(finished, capsys):
     assert (finished / "report.txt").read_text() == before
 
 
-def test_another_run_is_refused_or_replaced(finished, tmp_path, capsys):
+def test_another_run_is_refused_or_replaced(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli_scaling, "draw", lambda *run: [])
     other = ["scan", "teacher-student", *TINY, "--steps", "20", "--noise", "0.5"]
     assert main([*other, "--out", str(finished)]) == 1
     assert "holds another run" in capsys.readouterr().err
@@ -64,9 +66,10 @@ def test_validity_shows_a_verdict_a_line(capsys):
 def test_reproduce_runs_every_recipe(tmp_path, monkeypatch):
     few = {"one": ScalingRun("teacher-student", ((0.1, 4), (0.1, 8)), seeds=32, time=4.0, noise=0.5)}
     monkeypatch.setattr(recipes, "_first", lambda full: few)
+    monkeypatch.setattr(cli_scaling, "draw", lambda run, found, place: [place / "none.png"])
     assert main(["reproduce", "p1", "--out", str(tmp_path / "p1")]) == 0
     assert json.loads((tmp_path / "p1" / "one" / "run.json").read_text())["seeds"] == 32
-    assert list((tmp_path / "p1" / "one" / "figures").glob("*.png"))
+    assert "fits through the origin" in (tmp_path / "p1" / "one" / "report.txt").read_text()
 
 
 @pytest.mark.parametrize(

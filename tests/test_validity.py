@@ -1,6 +1,7 @@
 """The validity report against models whose noise, curvature and stationary law are known exactly."""
 
 import io
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ def test_an_unstable_learning_rate_is_said_to_fail_without_levels():
 
 def test_heavy_tails_fail_and_what_nothing_holds_has_no_theory(monkeypatch):
     """|B| = 1 of Laplace noise; the last level has no restoring force, so that no run is long enough for it."""
-    monkeypatch.setattr("dysonjax.validity.RECORDED", 0)
+    monkeypatch.setattr(sys.modules["dysonjax.validity"], "RECORDED", 0)  # the package's name is the function
     model = QuadraticModel(curvature=jnp.diag(jnp.array([0.0, 0.0, -1.0])) + 1.0, heavy=True)
     report = validity(4, model, 0.1, 1, steps=100, svag_orders=(), replicas=100, samples=512)
     assert report.line("noise, excess").verdict == report.line("noise, share").verdict == "fails"
