@@ -7,6 +7,7 @@ from dysonjax.dyson import dyson
 from dysonjax.errors import InputError, StoreError
 from dysonjax.grid import Grid
 from dysonjax.langevin import dyson_of, matrix_langevin
+from dysonjax.monitor import SpectralMonitor
 from dysonjax.observables import Observable
 from dysonjax.potentials import Force, Quadratic, RBMPotential
 from dysonjax.scan import scan
@@ -24,6 +25,7 @@ __all__ = [
     "Parameter",
     "Quadratic",
     "RBMPotential",
+    "SpectralMonitor",
     "StoreError",
     "analyze",
     "dyson",

@@ -140,15 +140,12 @@ def bulk_spacings(levels: Float[ArrayLike, " n"]) -> Spacings:
     """
     x = np.sort(np.asarray(levels, float))
     require(x.ndim == 1 and np.all(np.isfinite(x)) and np.all(x >= 0), "levels", x, "finite numbers, none negative")
-    n, values = len(x), np.sqrt(x)
-    if n < LEAST or not np.all(np.diff(values) > 0):
+    n, spacing = len(x), unfolded_spacings(x)
+    if not len(spacing):
         return Spacings(Estimate(np.nan, np.nan, n), np.nan, np.nan, np.nan)
-    gap = np.diff(values)
+    gap = np.diff(np.sqrt(x))
     ratios = np.minimum(gap[1:], gap[:-1]) / np.maximum(gap[1:], gap[:-1])
-    edge = int(np.ceil(DROP * n))
-    unfolded = np.asarray(spectra.by_polynomial(values, int(np.clip(n // 8, 1, DEGREE))), float)
-    spacing = np.diff(unfolded[edge : n - edge])
-    ks = _ks(spacing / spacing.mean(), lambda s: -np.expm1(-np.pi / 4 * s * np.abs(s)))
+    ks = surmise_distance(spacing)
     centre, root = _of_size(SURMISE_MEAN, n), np.sqrt(len(spacing))
     return Spacings(
         mean_ratio=Estimate(float(ratios.mean()), RATIO_SPREAD * (1 + 1 / n) / np.sqrt(n - 2), n),
@@ -156,6 +153,26 @@ def bulk_spacings(levels: Float[ArrayLike, " n"]) -> Spacings:
         ks_reference=float(np.exp(centre + SURMISE_SPREAD**2 / 2) / root),
         ks_p=float(ndtr((centre - np.log(ks * root)) / SURMISE_SPREAD)),
     )
+
+
+def unfolded_spacings(levels: Float[ArrayLike, " n"]) -> Float[np.ndarray, " m"]:
+    """Spacings, of unit mean, of √x unfolded by a polynomial staircase, `DROP` of the levels left out at each end.
+
+    None for fewer than `LEAST` levels, and for equal ones.
+    """
+    values = np.sqrt(np.sort(np.asarray(levels, float)))
+    n = len(values)
+    if n < LEAST or not np.all(np.diff(values) > 0):
+        return np.zeros(0)
+    edge = int(np.ceil(DROP * n))
+    unfolded = np.asarray(spectra.by_polynomial(values, int(np.clip(n // 8, 1, DEGREE))), float)
+    spacing = np.diff(unfolded[edge : n - edge])
+    return spacing / spacing.mean()
+
+
+def surmise_distance(spacings: Float[np.ndarray, " m"]) -> float:
+    """Kolmogorov and Smirnov's distance of spacings of unit mean from Wigner's surmise, β = 1."""
+    return _ks(spacings, lambda s: -np.expm1(-np.pi / 4 * s * np.abs(s)))
 
 
 def rank(levels: Float[np.ndarray, " K"]) -> int:

@@ -1,4 +1,4 @@
-"""The command line: `dysonjax phase-diagram`, `simulate`, `scaling`, `scan`, `reproduce`, `check` and `report`."""
+"""The command line: `dysonjax phase-diagram`, `simulate`, `scaling`, `gpt`, `analyze`, `report` and the others."""
 
 import contextlib
 import dataclasses
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from dysonjax import check as schemes_check
 from dysonjax import gas_figures, store
+from dysonjax.cli_gpt import gpt, is_gpt_run, is_gpt_scaling_run, report_gpt, report_gpt_scaling
 from dysonjax.cli_scaling import is_scaling_run, report_bbp, report_scaling, reproduce, scaling, scan, validity
 from dysonjax.cli_weights import analyze
 from dysonjax.console import clear, grid_values, show, whole_number
@@ -160,6 +161,12 @@ def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
     if is_scaling_run(run):
         report_scaling(run)
         return
+    if is_gpt_run(run):
+        report_gpt(run)
+        return
+    if is_gpt_scaling_run(run):
+        report_gpt_scaling(run)
+        return
     results = store.load(run)
     kinds = {"gas": ("simulate", gas_run_of), "bbp": ("reproduce p5", bbp_run_of)}
     kind = next((k for k in kinds if k in results.header.experiment), "")
@@ -241,6 +248,7 @@ def _parse(args: list[str] | None) -> Callable[[], None]:
     app.command(name="scan")(_deferred(scan))
     app.command(name="reproduce")(_deferred(reproduce))
     app.command(name="validity")(_deferred(validity))
+    app.command(name="gpt")(_deferred(gpt))
     app.command(name="analyze")(_deferred(analyze))
     app.command(name="report")(_deferred(report))
     app.command(name="check")(_deferred(check))

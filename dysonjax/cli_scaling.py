@@ -7,13 +7,16 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from dysonjax.cli_gpt import scale, train
 from dysonjax.console import clear, grid_values, show, whole_number
 from dysonjax.errors import InputError, require
 from dysonjax.papers import bbp, bbp_figures
+from dysonjax.papers.gpt_scaling import GPTScalingRun
 from dysonjax.papers.linear_scaling import RECORD, ScalingRun, ensembles, scaling_run, scaling_run_of
 from dysonjax.papers.recipes import PAPERS, recipes
 from dysonjax.papers.scaling_figures import draw
 from dysonjax.papers.scaling_report import analyse, tables
+from dysonjax.training import GPTRun
 from dysonjax.validity import table as verdicts
 from dysonjax.validity import validity as report_of
 
@@ -123,13 +126,14 @@ def scan(
 def reproduce(
     paper: Annotated[str, tyro.conf.Positional], full: bool = False, out: Path | None = None, overwrite: bool = False
 ) -> None:
-    """Every figure of a paper's section on linear scaling, with its numbers beside the published ones.
+    """Every figure of a paper, with its numbers beside the published ones.
 
-    p1: arXiv:2407.16427 (Gaussian RBM, teacher–student); p3: arXiv:2412.20496 (linear network with a hidden layer);
-    p5: arXiv:2606.28486 (BBP transition). An interrupted run is continued by the same command again.
+    p1: arXiv:2407.16427 (Gaussian RBM, teacher–student); p2: arXiv:2411.13512 (nano-GPT); p3: arXiv:2412.20496 (linear
+    network with a hidden layer); p5: arXiv:2606.28486 (BBP transition). An interrupted run is continued by the same
+    command again.
 
     Args:
-        paper: p1, p3 or p5.
+        paper: p1, p2, p3 or p5.
         full: the published sizes: hours on two cores.
         out: the directory of the paper's runs (default runs/PAPER).
         overwrite: replace earlier runs in that directory.
@@ -186,7 +190,13 @@ def report_scaling(directory: Path) -> None:
     show(directory, tables(run, found), lambda place: draw(run, found, place), WIDTH)
 
 
-def _run(run: ScalingRun | bbp.BBPRun, out: Path, overwrite: bool) -> None:
+def _run(run: ScalingRun | bbp.BBPRun | GPTRun | GPTScalingRun, out: Path, overwrite: bool) -> None:
+    if isinstance(run, GPTRun):
+        train(run, out, overwrite)
+        return
+    if isinstance(run, GPTScalingRun):
+        scale(run, out, overwrite)
+        return
     if overwrite:
         clear(out)
     try:

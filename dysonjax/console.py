@@ -58,3 +58,13 @@ def clear(out: Path) -> None:
         store.load(place)  # only a dysonjax run may be replaced
     if stores:
         shutil.rmtree(out)
+
+
+def clear_record(out: Path, name: str) -> None:
+    """Remove a directory that holds the record `name` of a run, and no other one."""
+    if (out / name).is_file():
+        shutil.rmtree(out)
+    else:
+        require(
+            not out.exists() or not any(out.iterdir()), "out", str(out), f"a directory with {name}, or an empty one"
+        )

@@ -49,19 +49,19 @@ def read_weights(
     for name, array in arrays:
         seen.append(name)
         if array is not None and fnmatchcase(name, pattern) and _is_real(name, array):
-            for own, matrix in _matrices(name, array, fold):
+            for own, matrix in matrices_of(name, array, fold):
                 found[own] = _sound(own, matrix)
     some = ", ".join(repr(name) for name in seen[:5]) + (", …" if len(seen) > 5 else "")
     there = f"{shown(fspath(source))} has" if path else f"{argument} has"
     require(found, "pattern", pattern, f"to match the name of a matrix; {there} {some or 'no arrays'}")
-    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+    return dict(sorted(found.items(), key=lambda item: natural_order(item[0])))
 
 
-def _matrices(name: str, array: np.ndarray, fold: Fold) -> Iterator[tuple[str, np.ndarray]]:
+def matrices_of(name: str, array: Any, fold: Fold) -> Iterator[tuple[str, Any]]:
     """The matrices of an array, none of a vector; also of one with a single row or column."""
     if array.ndim > 2 and fold == "stack":
         for index in np.ndindex(array.shape[:-2]):
-            yield from _matrices(f"{name}[{','.join(map(str, index))}]", array[index], fold)
+            yield from matrices_of(f"{name}[{','.join(map(str, index))}]", array[index], fold)
     elif array.ndim >= 2 and array.size == 0:
         yield name, array
     elif array.ndim >= 2:
@@ -90,7 +90,7 @@ def _is_real(name: str, array: np.ndarray) -> bool:
     return real
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural_order(name: str) -> list[tuple[int, str]]:
     """Key of a sort in which numbers count as such."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 

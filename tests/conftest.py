@@ -1,12 +1,23 @@
 """Two CPU devices for every test, and small dynamics whose laws are known exactly."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # read when JAX first makes a device, so it must be set before any test does
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2"])
 
 # read when the library is loaded: two devices call LAPACK at once, and its threads would wait for each other
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+# every worker and every process that a test starts shares what has been compiled; half of the suite's time is that
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.mkdtemp(prefix="dysonjax-tests-")
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jax.numpy as jnp

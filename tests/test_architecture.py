@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "dysonjax"
 
 FLOORS = [
     {"errors"},
+    {"records", "text"},
     {"dynamics", "blocks", "laws"},
     {"spectra"},
     {"ensembles", "weights"},
@@ -23,10 +24,12 @@ FLOORS = [
     {"simulate"},
     {"grid", "store"},
     {"scan"},
-    {"plots", "check", "validity"},
+    {"plots", "check", "validity", "monitor"},
+    {"training"},
     {"papers", "gas"},
     {"gas_figures"},
     {"console"},
+    {"cli_gpt"},
     {"cli_scaling", "cli_weights"},
     {"cli"},
     {"__init__"},

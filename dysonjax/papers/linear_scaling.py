@@ -5,7 +5,6 @@ experiment; `Ensemble` holds the levels of one pair at one level of description,
 """
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,11 +17,12 @@ import numpy as np
 import xarray as xr
 
 from dysonjax.dynamics import Dynamics
-from dysonjax.errors import StoreError, require, whole
+from dysonjax.errors import require, whole
 from dysonjax.grid import Grid
 from dysonjax.langevin import dyson_of, matrix_langevin
 from dysonjax.models import GaussianRBM, LinearNetwork
 from dysonjax.potentials import LevelTheory
+from dysonjax.records import recall, remember
 from dysonjax.scaling import multiplets
 from dysonjax.scan import progress_bar, scan
 from dysonjax.sgd import sgd
@@ -161,7 +161,7 @@ class ScalingRun:
         `out` holds the record as `run.json` and one store a dataset. Raises `StoreError` when it holds another run.
         """
         if out is not None:
-            _remember(self, Path(out))
+            remember(Path(out), RECORD, asdict(self))
         found = {}
         with progress_bar("scaling", self.updates, progress) as bar:
             for description, rate, sizes, steps in self.parts():
@@ -237,25 +237,4 @@ def _ensemble(run: ScalingRun, description: str, rate: float, size: int, ds: xr.
 
 def scaling_run_of(directory: Path) -> ScalingRun:
     """The `ScalingRun` that a directory holds; raises `StoreError`."""
-    try:
-        record = json.loads((directory / RECORD).read_text())
-        tuples = {n: tuple(map(tuple, v) if n == "settings" else v) for n, v in record.items() if isinstance(v, list)}
-        return ScalingRun(**{**record, **tuples})
-    except (OSError, ValueError, TypeError) as error:
-        raise StoreError(f"{directory}: not a scaling run ({error})") from error
-
-
-def _remember(run: ScalingRun, directory: Path) -> None:
-    """Write the record into a run's directory, in one piece, unless it is there; refuse another run's."""
-    place = directory / RECORD
-    if place.exists():
-        if scaling_run_of(directory) != run:
-            raise StoreError(f"{directory}: holds another run; choose another directory, or overwrite it")
-        return
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        draft = place.with_suffix(".part")
-        draft.write_text(json.dumps(asdict(run), indent=1))
-        draft.replace(place)
-    except OSError as error:
-        raise StoreError(f"{directory}: cannot be written ({error.strerror or error})") from error
+    return recall(directory, RECORD, ScalingRun, "a scaling run")

@@ -4,14 +4,19 @@ from typing import Any
 
 from dysonjax.errors import require
 from dysonjax.papers.bbp import BBPRun
+from dysonjax.papers.gpt_scaling import GPTScalingRun
 from dysonjax.papers.linear_scaling import RBM_SETTINGS, STUDENT_SETTINGS, ScalingRun, scaling_run
+from dysonjax.training import GPTRun
 
 COLD_RBM = ((0.003, 16), (0.01, 64), (0.02, 128))
 """Settings with √(Tκ²Ω) < 0.03 for every pair."""
 COLD_STUDENT = ((0.01, 4), (0.01, 16), (0.02, 4), (0.02, 16))
 """Small learning rates, where the slope is √π."""
+GPT_RATES = {"sgd": (0.1, 0.2, 0.4, 0.8), "adamw": (0.001, 0.002, 0.004, 0.008)}
+"""Learning rates of the small GPTs."""
 PAPERS = {
     "p1": "arXiv:2407.16427: Gaussian RBM and teacher–student",
+    "p2": "arXiv:2411.13512: nano-GPT, and the Gaussian RBM",
     "p3": "arXiv:2412.20496: linear network with one hidden layer",
     "p5": "arXiv:2606.28486: BBP transition of a rank-one teacher",
 }
@@ -19,7 +24,7 @@ PAPERS = {
 
 def recipes(paper: str, full: bool = False) -> dict[str, Any]:
     """Runs of a paper, each with the name of its folder; `full`: at the published sizes. Raises `InputError`."""
-    known: dict[str, Any] = {"p1": _first, "p3": _third, "p5": _fifth}
+    known: dict[str, Any] = {"p1": _first, "p2": _second, "p3": _third, "p5": _fifth}
     require(paper in known, "paper", paper, f"one of {', '.join(known)}")
     return known[paper](full)
 
@@ -40,6 +45,17 @@ def _first(full: bool) -> dict[str, ScalingRun]:
             seeds=3000 if full else 1000,
         ),
     }  # fmt: skip
+
+
+def _second(full: bool) -> dict[str, Any]:
+    """The nanoGPT recipe for a CPU, or, full, that for a GPU."""
+    gpu = {"layers": 6, "heads": 6, "channels": 384, "context": 256, "batch_size": 64, "steps": 5000, "dropout": 0.2}
+    grids = {
+        f"gpt-scaling-{name}": GPTScalingRun(name, rates, seeds=32 if full else 8)  # type: ignore[arg-type]
+        for name, rates in GPT_RATES.items()
+    }
+    rbm = scaling_run("rbm", full, settings=RBM_SETTINGS, descriptions=("sgd",), sampling="wishart")
+    return {"gpt": GPTRun(**(gpu if full else {})), "rbm": rbm, **grids}
 
 
 def _fifth(full: bool) -> dict[str, BBPRun]:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from dysonjax.models import GaussianRBM
 from dysonjax.papers.linear_scaling import TITLES, Ensemble, ScalingRun
+from dysonjax.papers.tables import plain_table
 from dysonjax.scaling import (
     MultipletTest,
     ScalingFit,
@@ -195,7 +196,7 @@ def tables(run: ScalingRun, found: Sequence[Analysis]) -> list[Any]:
 
 
 def _fits(run: ScalingRun, found: Sequence[Analysis]) -> Table:
-    table = _table(
+    table = plain_table(
         f"{run.network.config['model']}: fits through the origin over {len(run.settings)} settings, {run.seeds} seeds",
         "", "fit", "slope", "± jackknife", "unweighted", "χ²/dof", "published", "T → 0",
     )  # fmt: skip
@@ -220,7 +221,7 @@ def _fits(run: ScalingRun, found: Sequence[Analysis]) -> Table:
 
 def _settings(run: ScalingRun, one: Analysis) -> Table:
     names = [f"⟨S⟩/√π σ, {run.fixed_points[p.start]:.3g}" for p in run.pairs]
-    table = _table(
+    table = plain_table(
         f"{TITLES[one.description]}: pairs by fixed point, in units of the small-noise law; p of the worst pair "
         "(surmise) and multiplet (density)",
         "α", "|B|", "T", *names, "⟨S²⟩/⟨S⟩²", "p surmise", "p density", "outside", "diverged",
@@ -252,7 +253,7 @@ def _mean_of(estimates: Sequence[Estimate]) -> str:
 
 
 def _equal(one: Analysis) -> Table:
-    table = _table(
+    table = plain_table(
         f"{TITLES[one.description]}: settings of equal T, two-sample test of whole spectra",
         "T", "(α, |B|)", "(α, |B|)", "energy distance", "p", "ratio of the pairs' ⟨S⟩",
     )  # fmt: skip
@@ -265,7 +266,7 @@ def _equal(one: Analysis) -> Table:
 
 
 def _compared(found: Sequence[Analysis]) -> Table:
-    table = _table(
+    table = plain_table(
         "Against SGD: ratios of the pairs' ⟨S⟩ and of the variances (mean over levels); largest shift of a multiplet",
         "", "α", "|B|", "T", "⟨S⟩ of each pair", "variance", "shift/σ",
     )  # fmt: skip
@@ -277,11 +278,4 @@ def _compared(found: Sequence[Analysis]) -> Table:
                 TITLES[one.description], f"{e.learning_rate:g}", str(e.batch_size), f"{e.temperature:.3g}",
                 str(spacing), str(mean), str(Estimate(shift.value[worst], shift.error[worst], shift.count)),
             )  # fmt: skip
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right")
     return table

@@ -1,0 +1,206 @@
+"""What arXiv:2411.13512 leaves open: does T = α/|B| order the spectra of a transformer, too, under SGD and AdamW?
+
+Every pair (α, |B|) trains small GPTs on the same number of windows of text, so that under the linear scaling rule
+α ∝ |B| the drift α × updates is the same and T = α/|B| decides. A statistic y of the spectra at the end is fitted as a
+quadratic surface in a = ln α and b = ln |B|; along a line of constant y, α ∝ |B|^p with the exchange exponent
+
+    p = −(∂y/∂b)/(∂y/∂a)        at the centre of the grid:
+
+1 for the linear rule, ½ for the square-root rule that the stochastic differential equation of Adam has (Malladi, Lyu,
+Panigrahi and Arora 2022), 0 if the batch size does not matter. A jackknife over seeds gives its error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import xarray as xr
+from jaxtyping import Float
+from rich.table import Table
+from scipy.stats import chi2
+
+from dysonjax import text as texts
+from dysonjax.dynamics import Dynamics
+from dysonjax.errors import require, whole
+from dysonjax.grid import Grid
+from dysonjax.models.gpt import KINDS, GPTConfig, GPTModel
+from dysonjax.papers.tables import plain_table
+from dysonjax.records import recall, remember
+from dysonjax.scan import progress_bar, scan
+from dysonjax.sgd import sgd
+from dysonjax.spectra import Estimate
+
+RECORD = "gpt-scaling.json"
+EXPONENTS = {"p = 1": 1.0, "p = ½": 0.5, "p = 0": 0.0}
+"""The rules α ∝ |B|^p that are tested: linear, square root, and no exchange."""
+STATISTICS = ("norm", "largest")
+"""ln ‖W‖²/‖W₀‖² and ln of the largest level over that at the start, means over layers."""
+
+
+@dataclass(frozen=True)
+class GPTScalingRun:
+    """Small GPTs over learning rates × batch sizes, `windows` of text each, `seeds` networks a setting.
+
+    `optimizer`: "sgd" (no momentum) or "adamw" (β = 0.9, 0.99; weight decay 0.1); rates are constant. `init_width`
+    multiplies GPT-2's initial σ = 0.02 of the attention matrices, whose spectra are watched: at a width of 32 channels
+    σ √C is that of the full network only for a larger σ. Raises `InputError`.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rates: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)
+    batch_sizes: tuple[int, ...] = (4, 8, 16, 32)
+    windows: int = 8192
+    seeds: int = 8
+    text: str = "shakespeare"
+    layers: int = 2
+    heads: int = 2
+    channels: int = 32
+    context: int = 32
+    init_width: float = 4.0
+    key: int = 0
+
+    def __post_init__(self):
+        require(self.optimizer in ("sgd", "adamw"), "optimizer", self.optimizer, "adamw or sgd")
+        whole("seeds", self.seeds, 2)
+        whole("windows", self.windows)
+        for name in ("learning_rates", "batch_sizes"):
+            require(len(getattr(self, name)) >= 3, name, getattr(self, name), "at least three values, for a surface")
+        for size in self.batch_sizes:
+            require(self.windows % whole("batch_sizes", size) == 0, "batch_sizes", size, f"divisors of {self.windows}")
+
+    @cached_property
+    def model(self) -> GPTModel:
+        """The network on its text, all attention matrices watched."""
+        source = texts.load(self.text)
+        config = GPTConfig(len(source.characters), self.context, self.layers, self.heads, self.channels)
+        return GPTModel(config, source, watched=KINDS)
+
+    @cached_property
+    def dynamics(self) -> Dynamics:
+        """Training with fresh batches."""
+        return sgd(self.model, batches=None, tests=64, optimizer=adamw if self.optimizer == "adamw" else None)
+
+    def run(self, out: str | PathLike[str] | None = None, progress: bool | None = None) -> xr.Dataset:
+        """Compute it, or continue in `out`: levels at the start and the end, [learning_rate, batch_size, seed, …]."""
+        if out is not None:
+            remember(Path(out), RECORD, asdict(self))
+        parts, last = [], self.dynamics.observables[1:2]  # the test loss alone
+        total = self.windows * len(self.learning_rates) * self.seeds * len(self.batch_sizes)
+        with progress_bar(f"gpt, {self.optimizer}", total, progress, rate=False) as bar:
+            for size in self.batch_sizes:
+                axes = {"learning_rate": self.learning_rates, "batch_size": [size], "init_width": [self.init_width]}
+                steps = self.windows // size
+                ds = scan(
+                    self.dynamics, Grid(**axes, seed=range(self.seeds)), steps, key=self.key, snapshots=[0, steps],
+                    observables=last, progress=_Windows(bar, size),
+                    out=None if out is None else Path(out) / f"b{size}",
+                )  # fmt: skip
+                parts.append(ds.isel(init_width=0).drop_vars("step"))
+        joined: xr.Dataset = xr.concat(parts, "batch_size", coords="minimal", compat="override", join="exact")  # type: ignore[assignment]
+        return joined
+
+
+class _Windows(NamedTuple):
+    """Tells a bar of windows how many updates of a batch size were done."""
+
+    bar: Any
+    size: int
+
+    def advance(self, updates: int) -> None:
+        self.bar.advance(updates * self.size)
+
+
+def adamw(rate: Any) -> optax.GradientTransformation:
+    """AdamW of the public nanoGPT recipe, weight decay on matrices only."""
+    matrices = lambda params: jax.tree.map(lambda w: w.ndim > 1, params)  # noqa: E731
+    return optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=0.1, mask=matrices)
+
+
+class Exchange(NamedTuple):
+    """How the batch size trades against the learning rate in one statistic of one kind of matrix."""
+
+    kind: str
+    statistic: str
+    values: Estimate
+    """[learning_rate, batch_size], mean over layers and seeds."""
+    exponent: Estimate
+    """p at the centre of the grid, with its jackknife error over seeds."""
+    collapse: Mapping[str, tuple[float, float]]
+    """χ²/dof of a cubic in ln α − p ln |B| through all settings, and its p-value, for each of `EXPONENTS`."""
+
+
+def statistic(ds: xr.Dataset, kind: str, name: str) -> Float[np.ndarray, "a b s"]:
+    """One of `STATISTICS` of the matrices of one kind, [learning_rate, batch_size, seed]."""
+    found = []
+    for variable in ds.data_vars:
+        if str(variable).startswith("levels_layer") and str(variable).endswith(f".{kind}"):
+            x = ds[variable].transpose("learning_rate", "batch_size", "seed", "snapshot", ...).values.astype(float)
+            size = x.sum(axis=-1) if name == "norm" else x.max(axis=-1)
+            found.append(np.log(size[..., -1] / size[..., 0]))
+    return np.mean(found, axis=0)
+
+
+def exchange(ds: xr.Dataset, kind: str, name: str) -> Exchange:
+    """The exchange exponent and the collapses of one statistic."""
+    y = statistic(ds, kind, name)
+    a, b = np.log(ds.learning_rate.values), np.log(ds.batch_size.values)
+    seeds = y.shape[-1]
+    mean, error = y.mean(axis=-1), y.std(axis=-1, ddof=1) / np.sqrt(seeds)
+    weights = 1 / np.maximum(error, 1e-12)
+    left_out = np.array([_exponent(a, b, np.delete(y, i, axis=-1).mean(axis=-1), weights) for i in range(seeds)])
+    spread = np.sqrt((seeds - 1) * np.mean((left_out - left_out.mean()) ** 2))
+    return Exchange(
+        kind, name, Estimate(mean, error, seeds), Estimate(_exponent(a, b, mean, weights), float(spread), seeds),
+        {label: _collapse(a, b, mean, error, p) for label, p in EXPONENTS.items()},
+    )  # fmt: skip
+
+
+def _exponent(a: np.ndarray, b: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
+    """p of the quadratic surface through y [a, b], at the centre."""
+    u, v = (g.ravel() for g in np.meshgrid(a - a.mean(), b - b.mean(), indexing="ij"))
+    basis = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1)
+    w = weights.ravel()
+    found = np.linalg.lstsq(basis * w[:, None], y.ravel() * w, rcond=None)[0]
+    return float(-found[2] / found[1])
+
+
+def _collapse(a: np.ndarray, b: np.ndarray, y: np.ndarray, error: np.ndarray, p: float) -> tuple[float, float]:
+    """χ²/dof and p-value of one curve through all settings."""
+    u = (a[:, None] - p * b).ravel()
+    u = u - u.mean()
+    degree = min(3, len(np.unique(np.round(u, 9))) - 1)
+    w = 1 / np.maximum(error.ravel(), 1e-12)
+    fit = np.polynomial.Polynomial.fit(u, y.ravel(), degree, w=w)
+    total, dof = float(np.sum(((y.ravel() - fit(u)) * w) ** 2)), u.size - degree - 1
+    return total / dof, float(chi2.sf(total, dof))
+
+
+def exchange_table(run: GPTScalingRun, found: list[Exchange]) -> Table:
+    """One row for each kind of matrix and statistic."""
+    table = plain_table(
+        f"{run.optimizer}: α ∝ |B|^p at a constant statistic; {len(run.learning_rates)} α × {len(run.batch_sizes)} "
+        f"|B|, {run.seeds} seeds, {run.windows} windows",
+        "matrices", "statistic", "p at the centre", "range", *(f"χ²/dof, {name}" for name in EXPONENTS),
+    )  # fmt: skip
+    for one in found:
+        name = "ln ‖W‖²/‖W₀‖²" if one.statistic == "norm" else "ln largest/initial"
+        low, high = float(one.values.value.min()), float(one.values.value.max())
+        told = [f"{value:.1f} (p {chance:.1g})" for value, chance in one.collapse.values()]
+        table.add_row(one.kind, name, str(one.exponent), f"{low:.3f} … {high:.3f}", *told)
+    return table
+
+
+def exchanges(ds: xr.Dataset) -> list[Exchange]:
+    """Of every kind of attention matrix and statistic."""
+    return [exchange(ds, kind, name) for kind in KINDS for name in STATISTICS]
+
+
+def gpt_scaling_run_of(directory: Path) -> GPTScalingRun:
+    """The `GPTScalingRun` that a directory holds; raises `StoreError`."""
+    return recall(directory, RECORD, GPTScalingRun, "a scaling run of GPTs")
