@@ -149,7 +149,7 @@ class GPTRun:
 
         `out` receives the record (`gpt.json`), a checkpoint (`checkpoints`), the weights at both ends
         (`initial.npz`, `final.npz`) and the results (`results.zarr`). Batches are shared out over `devices` (default:
-        all local ones) where these divide them. Raises `InputError` and `StoreError`.
+        one CPU, or all accelerators) where these divide them. Raises `InputError` and `StoreError`.
         """
         return trained(self, None if out is None else Path(out), progress, devices)
 
@@ -179,7 +179,7 @@ def trained(run: GPTRun, out: Path | None, progress: bool | None = None, devices
         remember(out, RECORD, asdict(run))
         if (out / RESULTS).is_dir():
             return load_results(out)
-    place = _sharing(run, devices or jax.local_devices())
+    place = _sharing(run, devices or _fastest())
     state = _start(run) if out is None else _restored(run, out)
     state, tokens = jax.device_put((state, jnp.asarray(run.source.train)), place.everywhere)
     if out is not None and int(state.step) == 0:
@@ -230,6 +230,12 @@ class _Sharing(NamedTuple):
     """Every device has all of it."""
     batch: Any
     """Every device has its part of a batch."""
+
+
+def _fastest() -> Devices:
+    """One CPU device, whose products use every core already; all accelerators."""
+    found = jax.local_devices()
+    return found[:1] if found[0].platform == "cpu" else found
 
 
 def _sharing(run: GPTRun, devices: Devices) -> _Sharing:
