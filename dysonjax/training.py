@@ -175,12 +175,13 @@ def trained(run: GPTRun, out: Path | None, progress: bool | None = None, devices
     of the validation text with its standard error `final_loss_error`, windows taken for independent.
     """
     check_text(run.network, run.source)
+    if out is not None and (out / RESULTS).is_dir():
+        remember(out, RECORD, asdict(run))
+        return load_results(out)
+    place, state = _sharing(run, devices or _fastest()), _start(run)
     if out is not None:
         remember(out, RECORD, asdict(run))
-        if (out / RESULTS).is_dir():
-            return load_results(out)
-    place = _sharing(run, devices or _fastest())
-    state = _start(run) if out is None else _restored(run, out)
+        state = _restored(out, state)
     state, tokens = jax.device_put((state, jnp.asarray(run.source.train)), place.everywhere)
     if out is not None and int(state.step) == 0:
         save_weights(out / "initial.npz", state.params)
@@ -368,9 +369,8 @@ def _save(out: Path, state: State) -> None:
 _ONE = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
 
 
-def _restored(run: GPTRun, out: Path) -> State:
+def _restored(out: Path, start: State) -> State:
     """The last checkpoint, or the start where there is none."""
-    start = _start(run)
     folder = (out / CHECKPOINTS).absolute()
     if not folder.is_dir():
         return start

@@ -174,8 +174,8 @@ def exchange_maps(run: GPTScalingRun, found: Sequence[Exchange], statistic: str 
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", title=r"batch size $|B|$")
     optimizer = {"sgd": "SGD", "adamw": "AdamW"}[run.optimizer]
-    plots.caption(figure, f"{optimizer}, {run.seeds} networks a setting, {run.windows} windows of {run.context} "
-                  "characters each; mean over layers ± standard error over networks.")  # fmt: skip
+    plots.caption(figure, f"{optimizer}, {run.seeds} networks a setting, {run.budget}; mean over layers ± standard "
+                  "error over networks.")  # fmt: skip
     return figure
 
 

@@ -12,8 +12,14 @@ COLD_RBM = ((0.003, 16), (0.01, 64), (0.02, 128))
 """Settings with √(Tκ²Ω) < 0.03 for every pair."""
 COLD_STUDENT = ((0.01, 4), (0.01, 16), (0.02, 4), (0.02, 16))
 """Small learning rates, where the slope is √π."""
-GPT_RATES = {"sgd": (0.1, 0.2, 0.4, 0.8), "adamw": (0.001, 0.002, 0.004, 0.008)}
-"""Learning rates of the small GPTs."""
+GPT_GRIDS: dict[str, dict[str, Any]] = {
+    "gpt-sgd-same-text": {"optimizer": "sgd", "learning_rates": (0.05, 0.1, 0.2, 0.4)},
+    "gpt-sgd-same-time": {"optimizer": "sgd", "learning_rates": (0.05, 0.1, 0.2, 0.4), "time": 25.6},
+    "gpt-adamw-same-text": {
+        "optimizer": "adamw", "learning_rates": (0.0005, 0.001, 0.002, 0.004), "init_width": 1.0
+    },
+}  # fmt: skip
+"""Grids of small GPTs; SGD from four times the initial width, without which it moves no level in so few updates."""
 PAPERS = {
     "p1": "arXiv:2407.16427: Gaussian RBM and teacher–student",
     "p2": "arXiv:2411.13512: nano-GPT, and the Gaussian RBM",
@@ -50,10 +56,7 @@ def _first(full: bool) -> dict[str, ScalingRun]:
 def _second(full: bool) -> dict[str, Any]:
     """The nanoGPT recipe for a CPU, or, full, that for a GPU."""
     gpu = {"layers": 6, "heads": 6, "channels": 384, "context": 256, "batch_size": 64, "steps": 5000, "dropout": 0.2}
-    grids = {
-        f"gpt-scaling-{name}": GPTScalingRun(name, rates, seeds=32 if full else 8)  # type: ignore[arg-type]
-        for name, rates in GPT_RATES.items()
-    }
+    grids = {name: GPTScalingRun(**given, seeds=32 if full else 6) for name, given in GPT_GRIDS.items()}
     rbm = scaling_run("rbm", full, settings=RBM_SETTINGS, descriptions=("sgd",), sampling="wishart")
     return {"gpt": GPTRun(**(gpu if full else {})), "rbm": rbm, **grids}
 
