@@ -9,7 +9,7 @@ from dysonjax.console import clear_record, show, whole_number
 from dysonjax.errors import InputError
 from dysonjax.models.gpt import INIT_STD
 from dysonjax.papers import gpt_figures, gpt_scaling
-from dysonjax.papers.gpt_scaling import GPTScalingRun, exchange_table, exchanges, gpt_scaling_run_of
+from dysonjax.papers.gpt_scaling import GPTScalingRun, exchange_table, exchanges, gpt_scaling_run_of, without_largest
 from dysonjax.papers.nano_gpt import analysis, loss_table, spectra_table
 from dysonjax.training import RECORD, GPTRun, generate, gpt_run_of, load_results, load_weights
 
@@ -125,15 +125,17 @@ def scale(run: GPTScalingRun, out: Path, overwrite: bool) -> None:
 def report_gpt_scaling(directory: Path) -> None:
     """Table and figures of a finished grid of small GPTs from its directory."""
     run = gpt_scaling_run_of(directory)
-    found = exchanges(run.run(directory, progress=False))
+    ds = run.run(directory, progress=False)
+    found, rest = exchanges(ds), without_largest(ds)
+    smaller = [] if rest is None else exchanges(rest)
 
     def draw(place: Path) -> list[Path]:
         return [
-            plots.save(gpt_figures.exchange_maps(run, found, name), place / f"exchange_{name}.png")
+            plots.save(gpt_figures.exchange_maps(run, found, smaller, name), place / f"exchange_{name}.png")
             for name in gpt_scaling.STATISTICS
         ]
 
-    show(directory, [exchange_table(run, found)], draw, WIDTH)
+    show(directory, [exchange_table(run, found, smaller)], draw, WIDTH)
 
 
 def is_gpt_scaling_run(directory: Path) -> bool:

@@ -10,7 +10,14 @@ from rich.console import Console
 
 from dysonjax.errors import InputError, StoreError
 from dysonjax.papers import gpt_figures, gpt_scaling, nano_gpt
-from dysonjax.papers.gpt_scaling import GPTScalingRun, exchange, exchange_table, exchanges, gpt_scaling_run_of
+from dysonjax.papers.gpt_scaling import (
+    GPTScalingRun,
+    exchange,
+    exchange_table,
+    exchanges,
+    gpt_scaling_run_of,
+    without_largest,
+)
 from dysonjax.papers.nano_gpt import Pool, findings, pools, times
 
 
@@ -167,7 +174,8 @@ def test_a_grid_of_networks(run, tmp_path):
         dataclasses.replace(run, seeds=3).run(tmp_path / "grid")
     found = exchanges(ds)
     assert len(found) == 8
-    assert "8 windows" in screen(exchange_table(run, found))
+    assert without_largest(ds) is None
+    assert "8 windows" in screen(exchange_table(run, found, []))
 
 
 def test_the_same_time_for_all(run):
@@ -191,6 +199,19 @@ def test_the_same_time_for_all(run):
 def test_grids_that_make_no_surface(run, change, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(run, **change)
+
+
+def test_the_largest_rate_may_be_left_out():
+    """A grid that leaves the rule at its largest rate follows it below."""
+    ds = surface(1.0)
+    for name in ds.data_vars:
+        ds[name][-1, :, :, 1] *= 1.5
+    rest = without_largest(ds)
+    assert rest.learning_rate.values.tolist() == [0.1, 0.2, 0.4]
+    whole, small = exchange(ds, "key", "norm"), exchange(rest, "key", "norm")
+    assert whole.collapse["p = 1"][1] < 1e-3
+    assert small.collapse["p = 1"][1] > 1e-3
+    assert abs(small.exponent.value - 1) < 5 * small.exponent.error
 
 
 def test_diverged_networks_are_not_hidden():

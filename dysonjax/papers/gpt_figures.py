@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dysonjax import laws, plots
-from dysonjax.papers.gpt_scaling import Exchange, GPTScalingRun
+from dysonjax.papers.gpt_scaling import EXPONENTS, Exchange, GPTScalingRun
 from dysonjax.papers.nano_gpt import PUBLISHED_LOSS, Findings
 
 _LAW: dict[str, Any] = {"color": "#b3543f", "linewidth": 1.5}
@@ -153,29 +153,38 @@ def level_flow(ds: xr.Dataset, heads: bool) -> Figure | None:
 
 
 @plots.style()
-def exchange_maps(run: GPTScalingRun, found: Sequence[Exchange], statistic: str = "norm") -> Figure:
-    """A statistic of every setting against T = α/|B| and against α/√|B|: one curve where that rule orders it."""
-    shown = [one for one in found if one.statistic == statistic]
-    figure, axes = plots.new_figure(2, len(shown), (2.9 * len(shown) + 0.9, 5.6), sharey=False)
+def exchange_maps(
+    run: GPTScalingRun, found: Sequence[Exchange], smaller: Sequence[Exchange], statistic: str = "norm"
+) -> Figure:
+    """A statistic of every setting against T = α/|B| and against α/√|B|: one curve where that rule orders it.
+
+    `smaller`: the same without the largest learning rate, whose points are open; its χ² stands above.
+    """
+    shown = [(one, low) for one, low in zip(found, smaller or found, strict=True) if one.statistic == statistic]
+    figure, axes = plots.new_figure(2, len(shown), (2.9 * len(shown) + 0.9, 5.6))
     colours = matplotlib.colormaps[plots.SEQUENTIAL](np.linspace(0, 0.85, len(run.batch_sizes)))
-    rates = np.array(run.learning_rates)
-    for column, one in enumerate(shown):
-        for ax, power, name in zip(axes[:, column], (1.0, 0.5), (r"$\alpha/|B|$", r"$\alpha/\sqrt{|B|}$"), strict=True):
+    order = np.argsort(run.learning_rates)
+    rates = np.array(run.learning_rates)[order]
+    for column, (one, low) in enumerate(shown):
+        for ax, label, name in zip(
+            axes[:, column], ("p = 1", "p = ½"), (r"$\alpha/|B|$", r"$\alpha/\sqrt{|B|}$"), strict=True
+        ):
             for j, size in enumerate(run.batch_sizes):
-                look = {"color": colours[j], "marker": "os^vD<>p"[j % 8], "markersize": 4, "elinewidth": 0.8}
-                ax.errorbar(
-                    rates / size**power, one.values.value[:, j], one.values.error[:, j], label=f"{size}", **look
-                )
+                y, error = one.values.value[order, j], one.values.error[order, j]
+                x, look = rates / size ** EXPONENTS[label], {"color": colours[j], "marker": "os^vD<>p"[j % 8]}
+                ax.errorbar(x, y, error, **look, markersize=4, elinewidth=0.8, label=f"{size}")
+                if smaller:
+                    ax.plot(x[-1:], y[-1:], **look, markersize=5, mfc="white", linestyle="none")
             ax.set(xscale="log", xlabel=name)
-            label = "p = 1" if power == 1 else "p = ½"
-            ax.set_title(f"{one.kind}, $\\chi^2$/dof = {one.collapse[label][0]:.3g}")
+            ax.set_title(f"{one.kind}, $\\chi^2$/dof = {low.collapse[label][0]:.3g}")
     for ax in axes[:, 0]:
         ax.set_ylabel(r"$\ln\,\|W\|^2/\|W_0\|^2$" if statistic == "norm" else r"$\ln\,x_1/x_1(0)$")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", title=r"batch size $|B|$")
     optimizer = {"sgd": "SGD", "adamw": "AdamW"}[run.optimizer]
+    opened = f" Open: α = {rates[-1]:g}, left out of χ²." if smaller else ""
     plots.caption(figure, f"{optimizer}, {run.seeds} networks a setting, {run.budget}; mean over layers ± standard "
-                  "error over networks.")  # fmt: skip
+                  f"error over networks.{opened}")  # fmt: skip
     return figure
 
 

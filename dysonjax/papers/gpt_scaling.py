@@ -205,24 +205,31 @@ def _collapse(a: np.ndarray, b: np.ndarray, y: np.ndarray, error: np.ndarray, p:
     return total / dof, float(chi2.sf(total, dof))
 
 
-def exchange_table(run: GPTScalingRun, found: list[Exchange]) -> Table:
-    """One row for each kind of matrix and statistic."""
-    table = plain_table(
-        f"{run.optimizer}: α ∝ |B|^p at a constant statistic; {len(run.learning_rates)} α × {len(run.batch_sizes)} "
-        f"|B|, {run.seeds} seeds, {run.budget}",
-        "matrices", "statistic", "p at the centre", "range", *(f"χ²/dof, {name}" for name in EXPONENTS),
-    )  # fmt: skip
-    for one in found:
-        name = "ln ‖W‖²/‖W₀‖²" if one.statistic == "norm" else "ln largest/initial"
-        low, high = float(one.values.value.min()), float(one.values.value.max())
-        told = [f"{value:.1f} (p {chance:.1g})" for value, chance in one.collapse.values()]
-        table.add_row(one.kind, name, str(one.exponent), f"{low:.3f} … {high:.3f}", *told)
-    return table
-
-
 def exchanges(ds: xr.Dataset) -> list[Exchange]:
     """Of every kind of attention matrix and statistic."""
     return [exchange(ds, kind, name) for kind in KINDS for name in STATISTICS]
+
+
+def without_largest(ds: xr.Dataset) -> xr.Dataset | None:
+    """The grid without its largest learning rate, where a rule for small ones fails first; None if too few are left."""
+    return ds.sortby("learning_rate").isel(learning_rate=slice(-1)) if ds.sizes["learning_rate"] > 3 else None
+
+
+def exchange_table(run: GPTScalingRun, found: list[Exchange], smaller: list[Exchange]) -> Table:
+    """One row for each kind of matrix and statistic; `smaller`: those `without_largest`, if any."""
+    rest = smaller or found
+    largest = sorted(run.learning_rates)[-2 if smaller else -1]
+    table = plain_table(
+        f"{run.optimizer}: α ∝ |B|^p at a constant statistic; {len(run.learning_rates)} α × {len(run.batch_sizes)} "
+        f"|B|, {run.seeds} seeds, {run.budget}; χ²/dof of one curve through the settings with α ≤ {largest:g}",
+        "matrices", "statistic", "range", "p, all α", f"p, α ≤ {largest:g}", *EXPONENTS,
+    )  # fmt: skip
+    for one, small in zip(found, rest, strict=True):
+        name = "ln ‖W‖²/‖W₀‖²" if one.statistic == "norm" else "ln largest/initial"
+        low, high = float(one.values.value.min()), float(one.values.value.max())
+        told = [f"{value:.1f} (p {chance:.1g})" for value, chance in small.collapse.values()]
+        table.add_row(one.kind, name, f"{low:.3f} … {high:.3f}", str(one.exponent), str(small.exponent), *told)
+    return table
 
 
 def gpt_scaling_run_of(directory: Path) -> GPTScalingRun:
