@@ -10,12 +10,14 @@ import numpy as np
 import xarray as xr
 
 from dysonjax import laws, spectra
+from dysonjax.cluster import WHOLE, Share
 from dysonjax.dynamics import Dynamics
 from dysonjax.dyson import dyson
 from dysonjax.errors import require, whole
 from dysonjax.grid import Grid
+from dysonjax.planning import Job
 from dysonjax.potentials import Quadratic
-from dysonjax.scan import scan
+from dysonjax.scan import run_job
 from dysonjax.simulate import log_steps
 from dysonjax.spectra import Estimate
 
@@ -84,11 +86,18 @@ class GasRun:
         )
         return Dynamics(**{**vars(gas), "config": {**gas.config, "gas": asdict(self)}})
 
-    def run(self, out: str | PathLike[str] | None = None, progress: bool | None = None) -> xr.Dataset:
-        """Compute it, or continue the run in `out`; see `dysonjax.scan`."""
+    def jobs(self, out: Any = None, block_size: int | None = None) -> list[Job]:
+        """The scan that it is made of."""
         grid = Grid(temperature=self.temperature, dt=[self.dt], seed=range(self.seeds))
         marks = log_steps(self.steps, self.snapshots)
-        return scan(self.dynamics, grid, self.steps, key=self.key, snapshots=marks, out=out, progress=progress)
+        return [Job(self.dynamics, grid, self.steps, self.key, snapshots=marks, out=out, block_size=block_size)]
+
+    def run(
+        self, out: str | PathLike[str] | None = None, progress: bool | None = None, share: Share = WHOLE,
+        block_size: int | None = None,
+    ) -> xr.Dataset:  # fmt: skip
+        """Compute it, or continue the run in `out`; see `dysonjax.scan`."""
+        return run_job(self.jobs(out, block_size)[0], progress=progress, share=share)
 
     def density_law(self, temperature: float) -> laws.Law | None:
         """The large-n law of the recorded levels in equilibrium, where there is a closed one.
