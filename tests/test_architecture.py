@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dysonjax"
 
 FLOORS = [
-    {"errors"},
+    {"errors", "aborts"},
     {"dynamics", "blocks", "laws"},
     {"spectra"},
     {"ensembles", "weights"},
@@ -22,7 +22,8 @@ FLOORS = [
     {"langevin", "svag", "verdicts"},
     {"simulate"},
     {"grid", "header", "places", "stored", "progress"},
-    {"store", "cluster", "planning"},
+    {"store", "processes", "planning"},
+    {"cluster"},
     {"scan"},
     {"merge"},
     {"plots", "check", "validity"},
