@@ -18,11 +18,11 @@ NOISE = re.compile(r"coordination|preemption|Source Location Trace|^external/xla
 
 
 @contextmanager
-def one_line(message: str, over: Callable[[], bool]) -> Iterator[None]:
+def one_line(message: Callable[[], str], over: Callable[[], bool]) -> Iterator[None]:
     """While it lasts, what C++ code writes to stderr is held back, Python's own messages are not.
 
-    An abort for a lost runtime becomes `message` and exit code 1, or a silent exit code 0 if `over()`; before any other
-    abort, and at the end, what was held back is shown, without the runtime's chatter.
+    An abort for a lost runtime becomes `message()` and exit code 1, or a silent exit code 0 if `over()`; before any
+    other abort, and at the end, what was held back is shown, without the runtime's chatter.
     """
     if os.name != "posix" or sys.stderr is not sys.__stderr__:  # somebody else holds stderr, a test runner perhaps
         yield
@@ -40,7 +40,7 @@ def one_line(message: str, over: Callable[[], bool]) -> Iterator[None]:
     def on_abort(number: int) -> None:
         told = text()
         if LOST in told and not over():
-            os.write(outside, f"{message}\n".encode())
+            os.write(outside, f"{message()}\n".encode())
         elif LOST not in told:
             os.write(outside, told.encode())
             os._exit(128 + signal.SIGABRT)

@@ -1,5 +1,6 @@
 """What all commands that scan share: on which machines they run, what a share of a run says, and `dysonjax merge`."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from rich.console import Console
 from dysonjax.cluster import WHOLE, Share, Team, joined, share_of
 from dysonjax.console import clear
 from dysonjax.errors import InputError
+from dysonjax.forecast import forecast, table
 from dysonjax.merge import listed, unfinished
 from dysonjax.merge import merge as merge_parts
 from dysonjax.places import place
@@ -31,6 +33,10 @@ Place = Annotated[
 """A directory or a URL of fsspec on the command line."""
 
 
+WIDTH = 150
+"""Columns of the table where there is no terminal to ask."""
+
+
 @dataclass(frozen=True)
 class Machines:
     """Where a command runs: options of every command that scans."""
@@ -46,6 +52,9 @@ class Machines:
     """Which of them this is, from 0."""
     block_size: int | None = None
     """Replicas a block, the unit of memory, storage and resumption (default: by memory and length)."""
+
+    dry_run: bool = False
+    """Only say what it would take: replicas, blocks, compilations, bytes, memory, time, from a few measured steps."""
 
     @property
     def share(self) -> Share:
@@ -72,6 +81,9 @@ HERE = Machines()
 
 def compute(run: Any, out: Path, overwrite: bool, machines: Machines, again: str, report: Callable[[], None]) -> None:
     """Compute or continue a run in `out` on all processes; the first of them reports, if all blocks are there."""
+    if machines.dry_run:
+        _say_what_it_takes(run, out, machines)
+        return
     with machines.team() as team:
         if overwrite:
             machines.clear(out, team)
@@ -92,6 +104,14 @@ def merge(out: Annotated[Place, tyro.conf.Positional], parts: Annotated[list[str
     """
     blocks = merge_parts(out, parts)
     Console().print(f"{blocks} blocks in {out}; table and figures: dysonjax report {out}", highlight=False)
+
+
+def _say_what_it_takes(run: Any, out: Path, machines: Machines) -> None:
+    processes = (machines.processes or 1) * machines.share.count
+    jobs = run.jobs(out, machines.block_size)
+    names = [str(job.out) for job in jobs]
+    screen = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    screen.print(table(forecast(jobs, names, shares=processes), processes))
 
 
 def _told_missing(out: Path, share: Share) -> bool:

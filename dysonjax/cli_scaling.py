@@ -143,7 +143,7 @@ def reproduce(
         machines: on which machines.
     """
     place = out or Path(f"runs/{paper}")
-    with machines.team() as team:
+    with machines.team() as team:  # one for all runs
         for name, run in recipes(paper, full).items():
             if team.first:
                 Console().print(f"{PAPERS[paper]}: {name}", highlight=False)

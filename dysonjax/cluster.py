@@ -16,7 +16,9 @@ from dysonjax.progress import Bar
 
 log = logging.getLogger(__name__)
 
-LOST_FIRST = "dysonjax: process 0 cannot be reached any more; finished blocks are kept, the same command continues"
+KEPT = "finished blocks are kept, the same command continues"
+STARTING = 300
+"""Seconds that the processes wait for each other at the start."""
 HEARTBEAT = 60
 """Seconds of silence after which a process is lost."""
 
@@ -148,7 +150,7 @@ def joined(
         count = whole("processes", processes)
         whole("process-id", process_id, 0, count - 1)
     with ExitStack() as stack:
-        aborts = one_line(LOST_FIRST, lambda: bool(_together and _together[0].well))
+        aborts = one_line(_lost, lambda: bool(_together and _together[0].well))
         if coordinator is not None:
             stack.enter_context(aborts)
         if not _initialize(coordinator, processes, process_id):
@@ -165,12 +167,20 @@ def joined(
             jax.distributed.shutdown()
 
 
+def _lost() -> str:
+    if _together:
+        return f"dysonjax: process 0 cannot be reached any more; {KEPT}"
+    return f"dysonjax: the other processes did not come within {STARTING} s; {KEPT}"
+
+
 def _initialize(coordinator: str | None, processes: int | None, process_id: int | None) -> bool:
     """Start JAX's distributed runtime; False where no cluster is found."""
     # so that we, not an abort of JAX's, tell of a lost process
     jax.config.update("jax_enable_recoverability", True)
     try:
-        jax.distributed.initialize(coordinator, processes, process_id, heartbeat_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(
+            coordinator, processes, process_id, initialization_timeout=STARTING, heartbeat_timeout_seconds=HEARTBEAT
+        )
     except ValueError:
         return False
     except RuntimeError as error:

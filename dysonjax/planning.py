@@ -89,9 +89,11 @@ def prepare(job: Job, devices: Devices | None = None, shares: int = 1) -> Plan:
     base = job.key if isinstance(job.key, jax.Array) else jax.random.key(whole("key", job.key, 0, 2**32 - 1))
     replicas = Replicas(dynamics, grid, base)
     shown = layout(dynamics, observables, replicas.hyper(0, slice(0, 1)))
+    recorded = sum(int(np.prod(inner)) * dtype.itemsize for inner, dtype in shown.arrays.values())
     most = shown.bytes_a_replica
     for bucket in range(1, len(replicas.buckets)):  # bad sizes must be refused before anything has run
         most = max(most, layout(dynamics, observables, replicas.hyper(bucket, slice(0, 1))).bytes_a_replica)
+    most += recorded  # of one snapshot
 
     experiment = {
         **dynamics.config,
@@ -116,8 +118,9 @@ def prepare(job: Job, devices: Devices | None = None, shares: int = 1) -> Plan:
     )  # fmt: skip
     size = job.block_size
     if size is None:
-        wanted = plan(replicas.count, unit, job.steps, most, total, shares * BLOCKS_A_SHARE / len(replicas.buckets))
-        size = plan(replicas.count, unit, job.steps, most, budget, shares * BLOCKS_A_SHARE / len(replicas.buckets))
+        least = shares * BLOCKS_A_SHARE / len(replicas.buckets) if shares > 1 else 1
+        wanted = plan(replicas.count, unit, job.steps, most, total, least)
+        size = plan(replicas.count, unit, job.steps, most, budget, least)
         if size < wanted:
             log.warning("blocks of %d replicas instead of %d, for %s of memory", size, wanted, in_bytes(budget))
     size = whole("block_size", size)

@@ -25,7 +25,7 @@ FLOORS = [
     {"store", "processes", "planning"},
     {"cluster"},
     {"scan"},
-    {"merge"},
+    {"merge", "forecast"},
     {"plots", "check", "validity"},
     {"papers", "gas"},
     {"gas_figures"},

@@ -24,7 +24,7 @@ BLOCKS = 32
 PROGRAM = """
 import sys, time
 from dysonjax import cluster, cli, store
-cluster.HEARTBEAT = 4
+cluster.HEARTBEAT, cluster.STARTING = 4, 15
 cli.report = lambda run: print("reported", run)  # figures have their own tests
 write = store.Store.write
 def slowly(self, *block):
@@ -59,14 +59,14 @@ def launch(out, processes, devices=1, pause=0.0, options=()):
 def ended(processes):
     """Exit code, output and messages of each; the progress bar does not count."""
     found = []
-    for process in processes:
-        try:
+    try:
+        for process in processes:
             out, err = process.communicate(timeout=120)
-        finally:
+            lines = [line for line in re.split(r"[\r\n]+", err) if line.strip(" \x1b[?25hl")]
+            found.append((process.returncode, out, lines))
+    finally:
+        for process in processes:
             process.kill()
-        found.append(
-            (process.returncode, out, [line for line in re.split(r"[\r\n]+", err) if line.strip(" \x1b[?25hl")])
-        )
     return found
 
 
