@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 UPDATES_A_BLOCK = 2**25
 """A block is at most about this many replica-updates, so that a kill loses seconds to minutes, not the run."""
+RECORDED_A_BLOCK = 2**27
+"""Bytes that a block may record, which the host keeps until the block is written."""
 BLOCKS_A_SHARE = 4
 """Blocks that every process should get where there are enough replicas, so that all have work to the end."""
 
@@ -119,8 +121,9 @@ def prepare(job: Job, devices: Devices | None = None, shares: int = 1) -> Plan:
     size = job.block_size
     if size is None:
         least = shares * BLOCKS_A_SHARE / len(replicas.buckets) if shares > 1 else 1
-        wanted = plan(replicas.count, unit, job.steps, most, total, least)
-        size = plan(replicas.count, unit, job.steps, most, budget, least)
+        limit = RECORDED_A_BLOCK // (recorded * len(marks))
+        wanted = plan(replicas.count, unit, job.steps, most, total, least, limit)
+        size = plan(replicas.count, unit, job.steps, most, budget, least, limit)
         if size < wanted:
             log.warning("blocks of %d replicas instead of %d, for %s of memory", size, wanted, in_bytes(budget))
     size = whole("block_size", size)
@@ -129,13 +132,16 @@ def prepare(job: Job, devices: Devices | None = None, shares: int = 1) -> Plan:
     return Plan(job, marks, observables, devices, replicas, header, arrays, tile, size, Memory(total, budget, needs))
 
 
-def plan(replicas: int, unit: int, steps: int, bytes_a_replica: int, memory: int, least: float = 1) -> int:
+def plan(
+    replicas: int, unit: int, steps: int, bytes_a_replica: int, memory: int, least: float = 1, limit: int = 2**31
+) -> int:
     """Replicas a block: whole `unit`s (a tile on each device), within memory and `UPDATES_A_BLOCK`, blocks alike.
 
-    `least`: blocks that there should be, where there are as many units.
+    `least`: blocks that there should be, where there are as many units. `limit`: the most replicas of a block.
     """
     units = -(-replicas // unit)
-    most = max(1, min(memory // max(bytes_a_replica * unit, 1), UPDATES_A_BLOCK // (steps * unit), int(units / least)))
+    fitting = (memory // max(bytes_a_replica * unit, 1), UPDATES_A_BLOCK // (steps * unit), limit // unit)
+    most = max(1, min(*fitting, int(units / least)))
     blocks = -(-units // most)
     return -(-units // blocks) * unit
 
