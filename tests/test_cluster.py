@@ -31,6 +31,7 @@ def slowly(self, *block):
     time.sleep({pause})
     write(self, *block)
 store.Store.write = slowly
+{before}
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -41,14 +42,22 @@ def free_port():
         return s.getsockname()[1]
 
 
-def launch(out, processes, devices=1, pause=0.0, options=()):
+def launch(out, processes, devices=1, pause=0.0, options=(), before=""):
     """The same command on several processes, which talk over the loopback interface only."""
     port = free_port()
     env = {
         **os.environ, "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu",
     }  # fmt: skip
-    command = [sys.executable, "-c", PROGRAM.format(pause=pause), *OPTIONS.split(), "--out", str(out), *options]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM.format(pause=pause, before=before),
+        *OPTIONS.split(),
+        "--out",
+        str(out),
+        *options,
+    ]
     where = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes), "--process-id"]
     return [
         subprocess.Popen([*command, *where, str(i)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -122,13 +131,42 @@ def test_when_the_first_process_is_lost_the_others_say_so_in_one_line(whole, tmp
     processes[0].send_signal(signal.SIGKILL)
     _, (code, out, said) = ended(processes)
     assert (code, out) == (1, "")
-    assert len(said) == 1
-    assert "process 0 cannot be reached" in said[0]
+    (line,) = said
+    assert line.startswith("dysonjax: process 0 cannot be reached")
     assert 3 <= blocks_done(tmp_path / "run") < BLOCKS
-    assert_same(whole, RUN.run(tmp_path / "run", progress=False, share=Share()))
+    assert_same(whole, RUN.run(tmp_path / "run", progress=False, share=Share(0, 1)))
 
 
-def test_a_process_that_fails_ends_the_others(tmp_path):
+FILL_THE_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+done = []
+def limited(self, *block):
+    done.append(block)
+    if sys.argv[-1] == "1" and len(done) == {block}:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+    slowly(self, *block)
+store.Store.write = limited
+"""
+
+
+def test_a_full_disk_of_one_process_ends_both_and_loses_nothing(whole, tmp_path):
+    """A real refusal of the operating system, which lets one process write no file beyond 64 bytes."""
+    block = int(np.random.default_rng(3).integers(2, 8))
+    processes = launch(tmp_path / "run", 2, pause=0.2, before=FILL_THE_DISK.format(block=block))
+    (first, _, told), (second, _, own) = ended(processes)
+    assert first == second == 1
+    (line,) = bar_less(told)
+    assert line.startswith("dysonjax: process 1 ended (") and "cannot be written" in line
+    (line,) = own
+    assert line.startswith(f"dysonjax: {tmp_path / 'run'}: cannot be written")
+    assert block - 1 <= blocks_done(tmp_path / "run") < BLOCKS
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert_same(whole, RUN.run(tmp_path / "run", progress=False))
+
+
+@pytest.mark.slow
+def test_a_directory_that_cannot_be_used_ends_all(tmp_path):
     (tmp_path / "thesis.tex").write_text("all of it")
     for code, out, said in ended(launch(tmp_path, 2)):
         assert (code, out) == (1, "")
