@@ -188,7 +188,8 @@ def _fill(
 
 
 def _zarr_store(directory: Path) -> Any:
-    return FsspecStore.from_upath(directory / STORE) if is_remote(directory) else directory / STORE
+    where: Any = directory / STORE
+    return FsspecStore.from_url(str(where), storage_options=dict(where.storage_options)) if is_remote(where) else where
 
 
 def exists(directory: Path) -> bool:
