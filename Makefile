@@ -30,6 +30,7 @@ bench: .venv/installed-bench  ## all benchmarks, half an hour
 	$(BIN)/python -m benchmarks.dyson_core
 	$(BIN)/python -m benchmarks.spectra
 	$(BIN)/python -m benchmarks.rbm
+	$(BIN)/python -m benchmarks.scaling
 
 clean:  ## remove .venv, caches and build products; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -2,11 +2,13 @@
 
 from dysonjax import ensembles, laws, models, observables, scaling, schemes, spectra
 from dysonjax.analyze import analyze
+from dysonjax.cluster import Share
 from dysonjax.dynamics import Dynamics, Parameter
 from dysonjax.dyson import dyson
-from dysonjax.errors import InputError, StoreError
+from dysonjax.errors import ClusterError, InputError, StoreError
 from dysonjax.grid import Grid
 from dysonjax.langevin import dyson_of, matrix_langevin
+from dysonjax.merge import merge
 from dysonjax.monitor import SpectralMonitor
 from dysonjax.observables import Observable
 from dysonjax.potentials import Force, Quadratic, RBMPotential
@@ -17,6 +19,7 @@ from dysonjax.svag import svag
 from dysonjax.validity import validity
 
 __all__ = [
+    "ClusterError",
     "Dynamics",
     "Force",
     "Grid",
@@ -25,6 +28,7 @@ __all__ = [
     "Parameter",
     "Quadratic",
     "RBMPotential",
+    "Share",
     "SpectralMonitor",
     "StoreError",
     "analyze",
@@ -33,6 +37,7 @@ __all__ = [
     "ensembles",
     "laws",
     "matrix_langevin",
+    "merge",
     "models",
     "observables",
     "scaling",

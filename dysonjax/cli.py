@@ -17,18 +17,20 @@ from rich.console import Console
 
 from dysonjax import check as schemes_check
 from dysonjax import gas_figures, store
+from dysonjax.cli_cluster import HERE, Place, Where, compute, merge
 from dysonjax.cli_gpt import gpt, is_gpt_run, is_gpt_scaling_run, report_gpt, report_gpt_scaling
 from dysonjax.cli_scaling import is_scaling_run, report_bbp, report_scaling, reproduce, scaling, scan, validity
 from dysonjax.cli_weights import analyze
-from dysonjax.console import clear, grid_values, show, whole_number
-from dysonjax.errors import InputError, StoreError, require
+from dysonjax.console import grid_values, show, whole_number
+from dysonjax.errors import ClusterError, InputError, StoreError, require
 from dysonjax.gas import GasRun, gas_run_of, statistics
+from dysonjax.merge import listed
 from dysonjax.papers import phase_figures
 from dysonjax.papers.bbp import BBPRun, bbp_run_of
 from dysonjax.papers.phase_diagram import PhaseDiagram, experiment_of
 from dysonjax.papers.phase_report import advice, phase_table, width_table
 from dysonjax.papers.phase_summary import summary
-from dysonjax.scan import progress_bar
+from dysonjax.progress import progress_bar
 from dysonjax.simulate import use_all_cores
 
 DEFAULT_OUT = Path("runs/phase-diagram")
@@ -47,9 +49,10 @@ def phase_diagram(
     hidden: str = "32,16",
     activation: str = _RUN.activation,
     key: int = _RUN.key,
-    out: Path = DEFAULT_OUT,
+    out: Place = DEFAULT_OUT,
     overwrite: bool = False,
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
+    resume: Place | None = None,
+    machines: Where = HERE,
 ) -> None:
     """Scan SGD of the tanh network over learning rate and initial width: which pairs learn, freeze or blow up.
 
@@ -70,6 +73,7 @@ def phase_diagram(
         out: the run's directory: results, configuration and figures.
         overwrite: replace an earlier run in that directory.
         resume: continue the run in this directory, with its own settings.
+        machines: on which machines.
     """
     asked = PhaseDiagram(
         grid_values("learning-rate", learning_rate), grid_values("init-width", init_width),
@@ -81,7 +85,7 @@ def phase_diagram(
         settings = "no other option, a run is continued with its own settings"
         require(asked == _RUN and out == DEFAULT_OUT and not overwrite, "resume", str(resume), settings)
         out, asked = resume, experiment_of(store.load(resume).header.experiment)
-    _run(asked, out, overwrite, "phase-diagram")
+    compute(asked, out, overwrite, machines, f"dysonjax phase-diagram --resume {out}", lambda: report(out))
 
 
 def simulate(
@@ -100,9 +104,10 @@ def simulate(
     dt: float = _GAS.dt,
     snapshots: int = _GAS.snapshots,
     key: int = _GAS.key,
-    out: Path = Path("runs/gas"),
+    out: Place = Path("runs/gas"),
     overwrite: bool = False,
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
+    resume: Place | None = None,
+    machines: Where = HERE,
 ) -> None:
     """Dyson's equation for a gas of levels, over temperatures and seeds, beside its exact laws.
 
@@ -128,6 +133,7 @@ def simulate(
         out: the run's directory: results, configuration and figures.
         overwrite: replace an earlier run in that directory.
         resume: continue the run in this directory, with its own settings.
+        machines: on which machines.
     """
     asked = GasRun(
         levels, grid_values("temperature", temperature), potential, centre, stiffness, coupling, beta, geometry, rows,
@@ -138,21 +144,10 @@ def simulate(
         untouched = asked == dataclasses.replace(_GAS, temperature=asked.temperature) and temperature == "0.01:1:8"
         require(untouched and out == Path("runs/gas") and not overwrite, "resume", str(resume), settings)
         out, asked = resume, gas_run_of(store.load(resume).header.experiment)
-    _run(asked, out, overwrite, "simulate")
+    compute(asked, out, overwrite, machines, f"dysonjax simulate --resume {out}", lambda: report(out))
 
 
-def _run(experiment: PhaseDiagram | GasRun, out: Path, overwrite: bool, command: str) -> None:
-    """Compute or continue an experiment in `out`, then report on it."""
-    if overwrite:
-        clear(out)
-    try:
-        experiment.run(out, progress=True)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"finished blocks are kept; continue with: dysonjax {command} --resume {out}") from None
-    report(out)
-
-
-def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
+def report(run: Annotated[Place, tyro.conf.Positional]) -> None:
     """Show a run's table and figures again from its store, without computing.
 
     Args:
@@ -172,10 +167,13 @@ def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
     kind = next((k for k in kinds if k in results.header.experiment), "")
     command, describe = kinds.get(kind, ("phase-diagram", experiment_of))
     experiment = describe(results.header.experiment)
-    unfinished = len(results.pending())
-    if unfinished:
+    missing = [str(number) for number in results.unfinished()]
+    if missing:
         again = f"{command} --out {run.parent}" if kind == "bbp" else f"{command} --resume {run}"
-        raise StoreError(f"{run}: {unfinished} blocks are not finished; continue with: dysonjax {again}")
+        raise StoreError(
+            f"{run}: {len(missing)} blocks are not finished of {len(results.blocks())}: {listed(missing)}; "
+            f"continue with: dysonjax {again}"
+        )
     ds = results.dataset()
     if isinstance(experiment, BBPRun):
         report_bbp(run, ds, experiment)
@@ -215,14 +213,14 @@ def check(replicas: int = 4096) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 1 for a run's directory, 2 for bad input, 130 for Ctrl-C."""
+    """Run the command line; returns the exit code: 1 for directories and processes, 2 for bad input, 130 for Ctrl-C."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     use_all_cores()
     try:
         _parse(args)()
     except InputError as error:
         return _refuse(str(error), 2)
-    except (StoreError, schemes_check.CheckFailed) as error:
+    except (StoreError, ClusterError, schemes_check.CheckFailed) as error:
         return _refuse(str(error), 1)
     except KeyboardInterrupt as stop:
         return _refuse(f"interrupted; {stop}" if str(stop) else "interrupted", 130)
@@ -251,6 +249,7 @@ def _parse(args: list[str] | None) -> Callable[[], None]:
     app.command(name="gpt")(_deferred(gpt))
     app.command(name="analyze")(_deferred(analyze))
     app.command(name="report")(_deferred(report))
+    app.command(name="merge")(_deferred(merge))
     app.command(name="check")(_deferred(check))
     said = io.StringIO()
     try:

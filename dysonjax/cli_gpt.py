@@ -9,7 +9,7 @@ from dysonjax.console import clear_record, show, whole_number
 from dysonjax.errors import InputError
 from dysonjax.models.gpt import INIT_STD
 from dysonjax.papers import gpt_figures, gpt_scaling
-from dysonjax.papers.gpt_scaling import GPTScalingRun, exchange_table, exchanges, gpt_scaling_run_of, without_largest
+from dysonjax.papers.gpt_scaling import exchange_table, exchanges, gpt_scaling_run_of, without_largest
 from dysonjax.papers.nano_gpt import analysis, loss_table, spectra_table
 from dysonjax.training import RECORD, GPTRun, generate, gpt_run_of, load_results, load_weights
 
@@ -111,21 +111,10 @@ def _sample(run: GPTRun, directory: Path) -> list[str]:
     return [f"A sample at temperature 0.8:\n{run.source.decode(tokens).strip()}"]
 
 
-def scale(run: GPTScalingRun, out: Path, overwrite: bool) -> None:
-    """Compute or continue a grid of small GPTs in `out`, then report on it."""
-    if overwrite:
-        clear_record(out, gpt_scaling.RECORD)
-    try:
-        run.run(out, progress=True)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("finished blocks are kept; continue with the same command") from None
-    report_gpt_scaling(out)
-
-
 def report_gpt_scaling(directory: Path) -> None:
     """Table and figures of a finished grid of small GPTs from its directory."""
     run = gpt_scaling_run_of(directory)
-    ds = run.run(directory, progress=False)
+    ds = run.load(directory)
     found, rest = exchanges(ds), without_largest(ds)
     smaller = [] if rest is None else exchanges(rest)
 

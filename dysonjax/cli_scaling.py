@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from dysonjax.cli_gpt import scale, train
-from dysonjax.console import clear, grid_values, show, whole_number
+from dysonjax import cluster, store
+from dysonjax.cli_cluster import HERE, Machines, Place, Where, compute
+from dysonjax.cli_gpt import report_gpt_scaling, train
+from dysonjax.console import grid_values, show, whole_number
 from dysonjax.errors import InputError, require
 from dysonjax.papers import bbp, bbp_figures
 from dysonjax.papers.gpt_scaling import GPTScalingRun
@@ -40,8 +42,9 @@ def scaling(
     train: str | None = None,
     noise: float | None = None,
     key: int = 0,
-    out: Path | None = None,
+    out: Place | None = None,
     overwrite: bool = False,
+    machines: Where = HERE,
 ) -> None:
     """The linear scaling rule: does a model's spectrum depend on learning rate and batch size through α/|B| alone?
 
@@ -65,13 +68,14 @@ def scaling(
         key: base of all random numbers.
         out: the run's directory: results, configuration and figures (default runs/scaling-MODEL).
         overwrite: replace an earlier run in that directory.
+        machines: on which machines.
     """
     settings = _settings(learning_rate, batch_size)
     asked = scaling_run(model, **_given(
         settings=settings, descriptions=_list(level), seeds=seeds, time=time, sampling=sampling, batches=batches,
         visible=visible, hidden=hidden, teacher=_teacher(teacher), trained=train, noise=noise, key=key,
     ))  # fmt: skip
-    _run(asked, out or Path(f"runs/scaling-{model}"), overwrite)
+    _run(asked, out or Path(f"runs/scaling-{model}"), overwrite, machines)
 
 
 def scan(
@@ -89,8 +93,9 @@ def scan(
     train: str | None = None,
     noise: float | None = None,
     key: int = 0,
-    out: Path | None = None,
+    out: Place | None = None,
     overwrite: bool = False,
+    machines: Where = HERE,
 ) -> None:
     """A model over every pair of learning rates and batch sizes for a given number of updates.
 
@@ -113,6 +118,7 @@ def scan(
         key: base of all random numbers.
         out: the run's directory: results, configuration and figures (default runs/scan-MODEL).
         overwrite: replace an earlier run in that directory.
+        machines: on which machines.
     """
     require(steps >= 1, "steps", steps, "a whole number of at least 1")
     asked = scaling_run(model, **_given(
@@ -120,12 +126,13 @@ def scan(
         sampling=sampling, batches=batches, visible=visible, hidden=hidden, teacher=_teacher(teacher), trained=train,
         noise=noise, key=key,
     ))  # fmt: skip
-    _run(asked, out or Path(f"runs/scan-{model}"), overwrite)
+    _run(asked, out or Path(f"runs/scan-{model}"), overwrite, machines)
 
 
 def reproduce(
-    paper: Annotated[str, tyro.conf.Positional], full: bool = False, out: Path | None = None, overwrite: bool = False
-) -> None:
+    paper: Annotated[str, tyro.conf.Positional], full: bool = False, out: Place | None = None, overwrite: bool = False,
+    machines: Where = HERE,
+) -> None:  # fmt: skip
     """Every figure of a paper, with its numbers beside the published ones.
 
     p1: arXiv:2407.16427 (Gaussian RBM, teacher–student); p2: arXiv:2411.13512 (nano-GPT); p3: arXiv:2412.20496 (linear
@@ -137,11 +144,14 @@ def reproduce(
         full: the published sizes: hours on two cores.
         out: the directory of the paper's runs (default runs/PAPER).
         overwrite: replace earlier runs in that directory.
+        machines: on which machines.
     """
     place = out or Path(f"runs/{paper}")
-    for name, run in recipes(paper, full).items():
-        Console().print(f"{PAPERS[paper]}: {name}", highlight=False)
-        _run(run, place / name, overwrite)
+    with machines.team() as team:  # one for all runs
+        for name, run in recipes(paper, full).items():
+            if team.first:
+                Console().print(f"{PAPERS[paper]}: {name}", highlight=False)
+            _run(run, place / name, overwrite, machines)
 
 
 def validity(
@@ -186,27 +196,24 @@ def report_bbp(directory: Path, ds: Any, run: bbp.BBPRun) -> None:
 def report_scaling(directory: Path) -> None:
     """Tables and figures of a finished run from its stores."""
     run = scaling_run_of(directory)
-    found = analyse(run, ensembles(run, run.run(directory, progress=False)))
+    found = analyse(run, ensembles(run, run.load(directory)))
     show(directory, tables(run, found), lambda place: draw(run, found, place), WIDTH)
 
 
-def _run(run: ScalingRun | bbp.BBPRun | GPTRun | GPTScalingRun, out: Path, overwrite: bool) -> None:
-    if isinstance(run, GPTRun):
-        train(run, out, overwrite)
+def _run(run: ScalingRun | bbp.BBPRun | GPTRun | GPTScalingRun, out: Path, overwrite: bool, machines: Machines) -> None:
+    def report() -> None:
+        if isinstance(run, bbp.BBPRun):
+            report_bbp(out, store.load(out).dataset(), run)
+        elif isinstance(run, GPTScalingRun):
+            report_gpt_scaling(out)
+        else:
+            report_scaling(out)
+
+    if isinstance(run, GPTRun):  # one network, which one process trains
+        if machines.share.index == 0 and cluster.team().first and not machines.dry_run:
+            train(run, out, overwrite)
         return
-    if isinstance(run, GPTScalingRun):
-        scale(run, out, overwrite)
-        return
-    if overwrite:
-        clear(out)
-    try:
-        found = run.run(out, progress=True)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("finished blocks are kept; continue with the same command") from None
-    if isinstance(run, bbp.BBPRun):
-        report_bbp(out, found, run)
-    else:
-        report_scaling(out)
+    compute(run, out, overwrite, machines, "the same command", report)
 
 
 def _settings(learning_rate: str | None, batch_size: str | None) -> Any:

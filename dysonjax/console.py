@@ -3,6 +3,7 @@
 import io
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from rich.console import Console
 
 from dysonjax import store
 from dysonjax.errors import InputError, StoreError, require
+from dysonjax.merge import stores_in
+from dysonjax.places import is_remote, put
 
 
 def grid_values(name: str, text: str) -> tuple[float, ...]:
@@ -44,20 +47,30 @@ def show(run: Path, said: Sequence[Any], draw: Callable[[Path], Sequence[Path]],
         for part in said:
             console.print(part)
     try:
-        (run / "report.txt").write_text(text.getvalue())
-        figures = draw(run / "figures")
+        put(run / "report.txt", text.getvalue())
+        figures = _drawn_elsewhere(run, draw) if is_remote(run) else draw(run / "figures")
     except OSError as error:
         raise StoreError(f"{run}: figures cannot be written ({error.strerror or error})") from error
     screen.print(f"{len(figures)} figures in {run / 'figures'}", highlight=False)
 
 
+def _drawn_elsewhere(run: Path, draw: Callable[[Path], Sequence[Path]]) -> Sequence[Path]:
+    """Figures of a run on object storage are drawn here and copied there."""
+    with tempfile.TemporaryDirectory() as directory:
+        figures = draw(Path(directory))
+        (run / "figures").mkdir(parents=True, exist_ok=True)
+        for figure in figures:
+            (run / "figures" / figure.name).write_bytes(figure.read_bytes())
+    return figures
+
+
 def clear(out: Path) -> None:
     """Remove an earlier run's directory; refuses one that holds no dysonjax run."""
-    stores = [out] if (out / store.STORE).is_dir() else [p.parent for p in sorted(out.glob(f"*/{store.STORE}"))]
+    stores = stores_in(out)
     for place in stores:
         store.load(place)  # only a dysonjax run may be replaced
     if stores:
-        shutil.rmtree(out)
+        out.fs.rm(out.path, recursive=True) if is_remote(out) else shutil.rmtree(out)  # type: ignore[attr-defined]
 
 
 def clear_record(out: Path, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The two ways in which dysonjax says no: a bad argument, and a run's directory that cannot be used."""
+"""How dysonjax says no: a bad argument, a run's directory that cannot be used, processes that were lost."""
 
 from numbers import Integral
 from typing import Any
@@ -10,6 +10,10 @@ class InputError(ValueError):
 
 class StoreError(OSError):
     """A run's directory cannot be read, continued or written; what it already holds is untouched."""
+
+
+class ClusterError(RuntimeError):
+    """A process of a run on several cannot be reached, or ended; the blocks that any of them finished are kept."""
 
 
 def require(ok: object, name: str, value: object, expected: str) -> None:

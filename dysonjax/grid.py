@@ -47,6 +47,10 @@ class Grid:
 
 
 def _axis(name: str, values: Any) -> tuple[float | int, ...]:
+    if name == "seed" and isinstance(values, range) and len(values):  # millions of them, perhaps
+        for end in (values[0], values[-1]):
+            whole(name, end, 0, 2**32 - 1)
+        return tuple(values)
     given = np.asarray(values).tolist() if isinstance(values, np.ndarray | np.generic | jax.Array) else values
     listed = isinstance(given, Iterable) and not isinstance(given, str | bytes)
     given = list(given) if listed else [given]
@@ -87,13 +91,15 @@ class Replicas:
         self.static = {n: axes.pop(n) for n in dynamics.static}
         self.traced = axes
         self.buckets = list(itertools.product(*self.static.values()))
-        self.rows = list(itertools.product(*self.traced.values()))
+        self.count = math.prod(map(len, self.traced.values()))
+        """Replicas of a bucket."""
+        self._columns = {name: np.asarray(values, float) for name, values in self.traced.items()}
         self._parameters, self._key = parameters, key
 
     def hyper(self, bucket: int, rows: slice) -> dict[str, Any]:
         """Traced hyper-parameters as arrays over `rows`, static ones as ints; without the seed, which is in the key."""
-        columns = np.array([*self.rows[rows]], dtype=float).reshape(-1, len(self.traced)).T
-        traced = {n: jax.numpy.asarray(c) for n, c in zip(self.traced, columns, strict=True) if n != "seed"}
+        at = self._positions(rows)
+        traced = {n: jax.numpy.asarray(c[at[n]]) for n, c in self._columns.items() if n != "seed"}
         return traced | dict(zip(self.static, self.buckets[bucket], strict=True))
 
     def keys(self, bucket: int, rows: slice) -> PRNGKeyArray:
@@ -103,14 +109,27 @@ class Replicas:
         default do not enter the hash, so that a new hyper-parameter changes no old result.
         """
         static = dict(zip(self.static, self.buckets[bucket], strict=True))
-        points = [static | dict(zip(self.traced, row, strict=True)) for row in self.rows[rows]]
-        words = np.array([self._hash(point) for point in points], np.uint32)
-        seeds = np.array([point["seed"] for point in points], np.uint32)
+        at = self._positions(rows)
+        seeds = self._columns["seed"][at.pop("seed")].astype(np.uint32)
+        # seeds of a point share its hash, so that it is taken once a point
+        points, back = np.unique(np.stack([np.zeros_like(seeds, int), *at.values()]), axis=1, return_inverse=True)
+        hashes = [self._hash(static | {n: self.traced[n][i] for n, i in zip(at, p[1:], strict=True)}) for p in points.T]
+        words = np.array(hashes, np.uint32)[back.ravel()]
 
         def fold(high: Any, low: Any, seed: Any) -> PRNGKeyArray:
             return functools.reduce(jax.random.fold_in, (high, low, seed), self._key)
 
         return jax.vmap(fold)(words[:, 0], words[:, 1], seeds)
+
+    def points(self, rows: slice) -> list[dict[str, float]]:
+        """Traced hyper-parameters and seed of each replica."""
+        at = self._positions(rows)
+        return [{n: self.traced[n][i] for n, i in zip(at, row, strict=True)} for row in np.stack([*at.values()]).T]
+
+    def _positions(self, rows: slice) -> dict[str, np.ndarray]:
+        """Where on each traced axis the replicas stand, the last axis (seed) running fastest."""
+        replicas = np.arange(*rows.indices(self.count))
+        return dict(zip(self.traced, np.unravel_index(replicas, [*map(len, self.traced.values())]), strict=True))
 
     def _hash(self, point: Mapping[str, float]) -> tuple[int, int]:
         """64 bits, so that even millions of points have keys of their own."""

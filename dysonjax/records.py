@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dysonjax.errors import StoreError, shown
+from dysonjax.places import put
 
 R = TypeVar("R")
 
@@ -37,9 +38,7 @@ def remember(directory: Path, name: str, record: Mapping[str, Any]) -> None:
         return
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        draft = place.with_suffix(".part")
-        draft.write_text(json.dumps(wanted, indent=1) + "\n")
-        draft.replace(place)
+        put(place, json.dumps(wanted, indent=1) + "\n")
     except OSError as error:
         raise StoreError(f"{directory}: cannot be written ({error.strerror or error})") from error
 

@@ -2,30 +2,23 @@
 
 import logging
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Sequence
 
-import jax
-import numpy as np
 import xarray as xr
 from jaxtyping import PRNGKeyArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 
-from dysonjax import store
+from dysonjax import cluster, store
+from dysonjax.cluster import WHOLE, Share
 from dysonjax.dynamics import Dynamics
-from dysonjax.errors import require, whole
-from dysonjax.grid import Grid, Replicas
+from dysonjax.errors import require
+from dysonjax.grid import Grid
+from dysonjax.header import provenance
 from dysonjax.observables import Observable
-from dysonjax.simulate import Devices, check_snapshots, layout, simulate, tile_size
+from dysonjax.planning import Job, prepare
+from dysonjax.progress import Bar, progress_bar
+from dysonjax.simulate import Devices, simulate
 
 log = logging.getLogger(__name__)
-
-UPDATES_A_BLOCK = 2**25
-"""A block is at most about this many replica-updates, so that a kill loses seconds to minutes, not the run."""
 
 
 def scan(
@@ -41,6 +34,7 @@ def scan(
     block_size: int | None = None,
     devices: Devices | None = None,
     progress: "bool | Bar | None" = None,
+    share: Share = WHOLE,
 ) -> xr.Dataset:
     """Run every replica of `grid` for `steps` updates; returns a dataset with dimensions named after the grid.
 
@@ -48,124 +42,59 @@ def scan(
     `snapshots`: update numbers at which levels and observables are recorded (default: 21, log-spaced; 0 and `steps` are
     always among them). `observables`: what is recorded besides the levels (default: the dynamics' own). `out`: a run's
     directory; finished blocks are written there, and the same call continues an interrupted run. `block_size`:
-    replicas a block (default: by memory and length). `devices`: default all local ones. `progress`: a bar on the
-    terminal, by default when there is one, or a bar of the caller's, which hears the replica-updates. A replica's
-    numbers depend on `key`, its hyper-parameters and its seed alone, never on the grid, the blocks or the devices.
+    replicas a block (default: by memory and length); a store keeps the one it was made with. `devices`: default all
+    local ones. `progress`: a bar on the terminal, by default when there is one, or a bar of the caller's, which hears
+    the replica-updates. `share`: compute only this share of the blocks. A replica's numbers depend on `key`, its
+    hyper-parameters and its seed alone, never on the grid, the blocks, the devices or who computed it.
+
+    After `jax.distributed.initialize` the same call on every process, with the same `out`, spreads the blocks over all
+    processes' devices, and every process returns when all are done. Results of more than `store.LAZY` bytes stay on
+    disk and are read when they are looked at. Values that are not computed, because they belong to another share, are
+    NaN, their `diverged_step` −2.
 
     A replica that leaves the finite numbers is held at its last finite state; `diverged_step` tells when (−1: never; if
     only its levels are not finite, the next snapshot).
-    Raises `InputError` for bad arguments and `StoreError` when `out` cannot be used.
+    Raises `InputError` for bad arguments, `StoreError` when `out` cannot be used, `ClusterError` when a process is
+    lost.
 
     >>> net = dj.models.TanhNetwork()  # doctest: +SKIP
     >>> dj.scan(dj.sgd(net), dj.Grid(learning_rate=[0.125], batch_size=[4]), steps=2000).levels  # doctest: +SKIP
     """
-    marks = check_snapshots(steps, snapshots)
-    if dt is not None:
-        require("dt" not in grid.axes, "dt", dt, "None: the grid has an axis dt")
-        grid = Grid(**grid.axes, dt=[dt])
-    observables = tuple(dynamics.observables if observables is None else observables)
-    devices = tuple(devices or jax.local_devices())
-    base = key if isinstance(key, jax.Array) else jax.random.key(whole("key", key, 0, 2**32 - 1))
-    replicas = Replicas(dynamics, grid, base)
-    shown = layout(dynamics, observables, replicas.hyper(0, slice(0, 1)))
-    for bucket in range(1, len(replicas.buckets)):  # bad sizes must be refused before anything has run
-        layout(dynamics, observables, replicas.hyper(bucket, slice(0, 1)))
-
-    experiment = {
-        **dynamics.config,
-        "grid": {name: list(values) for name, values in grid.axes.items()},
-        "steps": int(steps),
-        "snapshots": list(marks),
-        "observables": [dict(o.config) for o in observables],
-        "key": np.asarray(jax.random.key_data(base)).tolist(),
-        "precision": str(jax.numpy.zeros(()).dtype),
-    }
-    arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {
-        name: ((len(marks), *inner), dtype) for name, (inner, dtype) in shown.arrays.items()
-    }
-    arrays["diverged_step"] = ((), np.dtype(np.int32))
-    header = store.Header(
-        experiment, grid.axes, replicas.static, replicas.traced, marks, store.label(shown.variables), []
+    return run_job(
+        Job(dynamics, grid, steps, key, dt, snapshots, observables, out, block_size), devices, progress, share
     )
-    memory = memory_budget(devices)
-    tile = tile_size(
-        dynamics, len(replicas.rows), devices[0].platform, memory // (shown.bytes_a_replica * len(devices))
-    )
-    if block_size is None:
-        block_size = plan(len(replicas.rows), tile * len(devices), steps, shown.bytes_a_replica, memory)
-    results = store.open_or_create(out, header, arrays, whole("block_size", block_size))
 
-    pending = results.pending()
-    if pending:
-        results.note(store.provenance(devices))
-    with progress_bar("scan", grid.size * steps, progress) as bar:
-        sizes = {i: len(replicas.rows[rows]) for i, (_, rows) in enumerate(pending)}
-        bar.advance((grid.size - sum(sizes.values())) * steps)
-        for bucket, rows in pending:
+
+def run_job(
+    job: Job, devices: Devices | None = None, progress: "bool | Bar | None" = None, share: Share = WHOLE
+) -> xr.Dataset:
+    """`scan` for a `Job`."""
+    team = cluster.team()
+    planned = prepare(job, devices, share.count * team.count)
+    require(job.out is not None or team.count == 1, "out", job.out, "a directory, where the processes meet")
+    size = job.grid.size * job.steps
+    with team.working(), progress_bar("scan", size, progress if team.first else False) as bar:
+        results = team.one_first(
+            lambda: store.open_or_create(job.out, planned.header, planned.arrays, planned.block_size)
+        )
+        blocks = results.blocks()
+        # what is left is read once for all: it changes as soon as somebody works
+        left = team.agree(lambda: share.of(results.unfinished()))
+        if left and team.first:
+            results.note(provenance(planned.devices, team.count, str(share)))
+        bar.advance(size - job.steps * sum(rows.stop - rows.start for _, rows in (blocks[n] for n in left)))
+        own = team.share_bar(bar)
+        for number in team.deal(left):
+            bucket, rows = blocks[number]
             values = simulate(
-                dynamics, replicas.keys(bucket, rows), replicas.hyper(bucket, rows), steps,
-                snapshots=marks, observables=observables, devices=devices, tile=tile,
-                on_progress=bar.advance,
+                job.dynamics, planned.replicas.keys(bucket, rows), planned.replicas.hyper(bucket, rows), job.steps,
+                snapshots=planned.marks, observables=planned.observables, devices=planned.devices, tile=planned.tile,
+                on_progress=own.advance,
             )  # fmt: skip
             results.write(bucket, rows, values)
-    dataset = results.dataset().transpose(*grid.axes, ...)
+        team.meet()
+    dataset = results.dataset([*planned.header.axes])
     lost = int((dataset.diverged_step >= 0).sum())
-    if lost:
-        log.warning("%d of %d replicas left the finite numbers; see diverged_step", lost, grid.size)
-    return dataset if dt is None else dataset.isel(dt=0)
-
-
-def plan(replicas: int, unit: int, steps: int, bytes_a_replica: int, memory: int) -> int:
-    """Replicas a block: whole `unit`s (a tile on each device), within memory and `UPDATES_A_BLOCK`, blocks alike."""
-    units = -(-replicas // unit)
-    most = max(1, min(memory // max(bytes_a_replica * unit, 1), UPDATES_A_BLOCK // (steps * unit)))
-    blocks = -(-units // most)
-    return -(-units // blocks) * unit
-
-
-def memory_budget(devices: Devices) -> int:
-    """Bytes that a block's states and data may take: half of what the devices have, an eighth of a host's memory."""
-    stats = devices[0].memory_stats() or {}
-    if "bytes_limit" in stats and devices[0].platform != "cpu":
-        return int(stats["bytes_limit"]) * len(devices) // 2
-    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8, 2**31)
-
-
-class Bar(Protocol):
-    """Where progress is told, in replica-updates."""
-
-    def advance(self, updates: int) -> None: ...
-
-
-class _Silent:
-    def advance(self, updates: int) -> None:
-        return
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Any) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("–" if speed is None else f"{speed / 1e6:.2f} M updates/s")
-
-
-@contextmanager
-def progress_bar(what: str, total: int, wanted: bool | Bar | None = None, rate: bool = True) -> Iterator[Bar]:
-    """A bar on the terminal with time spent and left (None: only where there is a terminal), the caller's, or none."""
-    if not isinstance(wanted, bool | None):
-        yield wanted
-        return
-    if not (sys.stderr.isatty() if wanted is None else wanted):
-        yield _Silent()
-        return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), *[_Rate()] * rate,
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=60) as bars:
-        task = bars.add_task(what, total=total)
-
-        class Live:
-            def advance(self, updates: int) -> None:
-                bars.advance(task, updates)
-
-        yield Live()
+    if lost and team.first:
+        log.warning("%d of %d replicas left the finite numbers; see diverged_step", lost, job.grid.size)
+    return dataset if job.dt is None else dataset.isel(dt=0)

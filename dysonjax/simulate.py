@@ -66,9 +66,14 @@ def use_all_cores() -> None:
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     try:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+        jax.config.update("jax_num_cpu_devices", cores())
     except RuntimeError:  # JAX is running already
         log.info("JAX was in use before use_all_cores; it keeps its %d devices", jax.local_device_count())
+
+
+def cores() -> int:
+    """CPU cores that this process may use: a job's share of a machine, where there is a scheduler."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tile_size(dynamics: Dynamics, replicas: int, platform: str, most: int = 1 << 14) -> int:

@@ -2,59 +2,48 @@
 
 import contextlib
 import json
-import math
 import os
-import platform
 import shutil
+import time
+import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.storage import MemoryStore
+from xarray.core.indexing import LazilyIndexedArray
+from zarr.storage import FsspecStore, MemoryStore
 
 from dysonjax.errors import InputError, StoreError, shown
-from dysonjax.observables import Variable
+from dysonjax.header import Header, difference, packed, unpacked
+from dysonjax.places import is_remote, place, put
+from dysonjax.stored import StoredArray, nothing
 
 FORMAT = "dysonjax run 1"
 STORE = "store.zarr"
-
-
-class Header(NamedTuple):
-    """All that is needed to read a store: what was run, how it is laid out, and on what it ran."""
-
-    experiment: Mapping[str, Any]
-    """JSON that identifies the run; it is continued only by the same experiment."""
-    axes: Mapping[str, Sequence[float]]
-    """The grid's axes in the order asked for."""
-    static: Mapping[str, Sequence[float]]
-    """Hyper-parameters whose product is the axis of buckets, in the order of storage."""
-    traced: Mapping[str, Sequence[float]]
-    """Those whose product is the axis of replicas, in the order of storage."""
-    snapshots: Sequence[int]
-    variables: Mapping[str, Any]
-    """Label of each array: [axes behind snapshot, description, unit]."""
-    provenance: Sequence[Mapping[str, Any]]
-    """Versions, device and dates of every session that computed a part."""
+LAZY = 2**28
+"""Results of more bytes than this stay on disk and are read when they are looked at."""
 
 
 class Store:
     """Arrays [bucket, replica, snapshot, …] in chunks of one block of replicas, and which blocks are finished.
 
     A block is finished when its mark is written, which happens last; files appear in one piece, so that a process
-    killed at any moment leaves a store that is good up to its unfinished blocks.
+    killed at any moment leaves a store that is good up to its unfinished blocks. What is written once is never written
+    again, so that any number of processes, on any machines, may read and write it at the same time.
     """
 
     def __init__(self, group: zarr.Group, directory: Path | None):
         self._group = group
         self.directory = directory
         with _reading(directory):
-            self.header = Header(**group.attrs["header"])  # type: ignore[arg-type]
+            self.header = Header(**unpacked(group.attrs["header"]))
             if not (isinstance(self.header.experiment, dict) and isinstance(self.header.axes, dict)):
                 raise TypeError("header")
+            self.header = self.header._replace(provenance=[*self.header.provenance, *self._sessions()])
 
     @property
     def block_size(self) -> int:
@@ -63,10 +52,35 @@ class Store:
 
     def pending(self) -> list[tuple[int, slice]]:
         """Bucket and replicas of every unfinished block."""
+        blocks = self.blocks()
+        return [blocks[number] for number in self.unfinished()]
+
+    def finished(self) -> np.ndarray:
+        """Which blocks are finished, [bucket, block]."""
         with _reading(self.directory):
-            marks = np.asarray(self._group["finished"][:])  # type: ignore[index]
-            size = self.block_size
-        return [(int(b), slice(int(i) * size, (int(i) + 1) * size)) for b, i in np.argwhere(marks == 0)]
+            return np.asarray(self._group["finished"][:]) != 0  # type: ignore[index]
+
+    def blocks(self) -> list[tuple[int, slice]]:
+        """Bucket and replicas of every block; its place in the list is its number."""
+        buckets, replicas = self.header.bucket_shape
+        size = self.block_size
+        starts = range(0, replicas, size)
+        return [(bucket, slice(i, min(i + size, replicas))) for bucket in range(buckets) for i in starts]
+
+    def unfinished(self) -> list[int]:
+        """Numbers of the blocks that are not finished."""
+        return np.flatnonzero(~self.finished()).tolist()
+
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Inner shape and dtype of every array, as `create` takes them."""
+        with _reading(self.directory):
+            found: Any = {name: self._group[name] for name in self.header.variables}
+            return {name: (array.shape[2:], array.dtype) for name, array in found.items()}
+
+    def read(self, bucket: int, rows: slice) -> dict[str, np.ndarray]:
+        """The arrays of one block, [replica, snapshot, …]."""
+        with _reading(self.directory):
+            return {name: np.asarray(self._group[name][bucket, rows]) for name in self.header.variables}  # type: ignore[index]
 
     def write(self, bucket: int, rows: slice, values: Mapping[str, np.ndarray]) -> None:
         """Store one finished block; raises `StoreError` when the disk refuses, and leaves the block unfinished."""
@@ -76,35 +90,48 @@ class Store:
             self._group["finished"][bucket, rows.start // self.block_size] = 1  # type: ignore[index]
 
     def note(self, provenance: Mapping[str, Any]) -> None:
-        """Add this session to the provenance."""
-        self.header = self.header._replace(provenance=[*self.header.provenance, provenance])
+        """Add this session to the provenance, in a place of its own, for other processes may do so too."""
+        name = f"session-{time.time_ns()}-{uuid.uuid4().hex[:8]}"  # in the order of time, and nobody else's
         with _writing(self.directory):
-            self._group.attrs["header"] = self.header._asdict()
+            self._group.create_group(name, attributes={"provenance": dict(provenance)})
+            self.header = self.header._replace(provenance=[*self.header.provenance, provenance])
             if self.directory:
-                text = json.dumps(self.header._asdict(), indent=1, ensure_ascii=False)
-                partial = self.directory / "config.json.partial"
-                partial.write_text(text + "\n")
-                partial.replace(self.directory / "config.json")
+                text = json.dumps(packed(self.header._asdict()), indent=1, ensure_ascii=False)
+                put(self.directory / "config.json", text + "\n")
 
-    def dataset(self) -> xr.Dataset:
-        """All results, axes named after the grid; replicas of unfinished blocks are NaN, their `diverged_step` −2."""
+    def _sessions(self) -> list[Mapping[str, Any]]:
+        with warnings.catch_warnings():  # zarr warns of a group that another process is just making
+            warnings.simplefilter("ignore")
+            found = sorted((name, group) for name, group in self._group.groups() if name.startswith("session-"))
+        return [group.attrs["provenance"] for _, group in found]  # type: ignore[misc]
+
+    def dataset(self, order: Sequence[str] | None = None, lazy: bool | None = None) -> xr.Dataset:
+        """All results, axes named after the grid; replicas of unfinished blocks are NaN, their `diverged_step` −2.
+
+        `order`: the grid's axes (default: as they were asked for first). `lazy`: leave the values on disk, to be read
+        when they are looked at; by default only where they are many.
+        """
         header = self.header
-        stored = {**header.static, **header.traced}
+        stored = {name: len(values) for name, values in {**header.static, **header.traced}.items()}
+        order = [*header.axes] if order is None else order
+        finished = self.finished()
         variables = {}
+        with _reading(self.directory):
+            arrays: Any = {name: self._group[name] for name in header.variables}
+            if lazy is None:
+                lazy = self.directory is not None and sum(a.nbytes for a in arrays.values()) > LAZY
         for name, (dims, description, unit) in header.variables.items():
             with _reading(self.directory):
-                value = np.asarray(self._group[name][:])  # type: ignore[index]
-                value = value.reshape(*map(len, stored.values()), *value.shape[2:])
-            per_snapshot = () if name == "diverged_step" else ("snapshot",)
-            labelled = xr.Variable((*stored, *per_snapshot, *dims), value, {"long_name": description, "units": unit})
-            at_default = [axis for axis in stored if axis not in header.axes]
-            variables[name] = labelled.squeeze(at_default).transpose(*header.axes, ...)
+                value = StoredArray(arrays[name], stored, order, finished)
+                value = LazilyIndexedArray(value) if lazy else value.load()
+            dims = (*order, *(() if name == "diverged_step" else ("snapshot",)), *dims)
+            variables[name] = xr.Variable(dims, value, {"long_name": description, "units": unit})
         coords: dict[str, Any] = {
             name: (name, np.asarray(values), {"long_name": name.replace("_", " "), "units": "1"})
-            for name, values in header.axes.items()
+            for name, values in ((n, header.axes[n]) for n in order)
         }
         coords["step"] = ("snapshot", np.asarray(header.snapshots), {"long_name": "update", "units": "1"})
-        attrs = {"experiment": json.dumps(header.experiment), "provenance": json.dumps(header.provenance)}
+        attrs = {"experiment": json.dumps(packed(header.experiment)), "provenance": json.dumps(header.provenance)}
         return xr.Dataset(variables, coords, attrs)
 
 
@@ -114,40 +141,76 @@ def create(
     arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     block_size: int,
 ) -> Store:
-    """A new store in an empty or new `directory` (None: in memory), for arrays of the given inner shape and dtype."""
-    buckets, replicas = (math.prod(map(len, axes.values())) for axes in (header.static, header.traced))
-    block_size = min(block_size, replicas)
+    """A new store in an empty or new `directory` (None: in memory), for arrays of the given inner shape and dtype.
+
+    Several processes may do so at once: the first one's counts and the others open it.
+    """
+    if directory is None:
+        return Store(_fill(MemoryStore(), header, arrays, block_size), None)
     with _writing(directory):
-        if directory:
-            directory.mkdir(parents=True, exist_ok=True)
-            partial = directory / f"{STORE}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-        group = zarr.open_group(partial if directory else MemoryStore(), mode="w")
-        for name, (inner, dtype) in arrays.items():
-            shape = (buckets, replicas, *inner)
-            per_snapshot = () if name == "diverged_step" else ("snapshot",)
-            names = ("bucket", "replica", *per_snapshot, *header.variables[name][0])
-            fill = np.nan if np.issubdtype(dtype, np.floating) else -2 if np.issubdtype(dtype, np.signedinteger) else 0
+        directory.mkdir(parents=True, exist_ok=True)
+        if is_remote(directory):  # everybody writes the same; the group's attributes, in one piece, come last
+            return Store(_fill(_zarr_store(directory), header, arrays, block_size), directory)
+        draft = directory / f"{STORE}.partial-{uuid.uuid4().hex[:8]}"
+        try:
+            _fill(draft, header, arrays, block_size)
+            draft.rename(directory / STORE)
+        except OSError:
+            if not (directory / STORE).is_dir():
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        for left in directory.glob(f"{STORE}.partial*"):  # by killed processes, or by one that finds the store made
+            shutil.rmtree(left, ignore_errors=True)
+    return load(directory, writable=True)
+
+
+def _fill(
+    where: Any, header: Header, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], block_size: int
+) -> zarr.Group:
+    buckets, replicas = header.bucket_shape
+    block_size = min(block_size, replicas)
+    group = zarr.open_group(where, mode="a")
+    made = {name for name, _ in group.arrays()} if "format" not in group.attrs else set()
+    for name, (inner, dtype) in arrays.items():
+        per_snapshot = () if name == "diverged_step" else ("snapshot",)
+        names = ("bucket", "replica", *per_snapshot, *header.variables[name][0])
+        if name not in made:
             group.create_array(
-                name, shape=shape, chunks=(1, block_size, *inner), dtype=dtype, fill_value=fill, dimension_names=names
-            )
+                name, shape=(buckets, replicas, *inner), chunks=(1, block_size, *inner), dtype=dtype,
+                fill_value=nothing(dtype), dimension_names=names,
+            )  # fmt: skip
+    if "finished" not in made:
         marks = (buckets, -(-replicas // block_size))
         group.create_array("finished", shape=marks, chunks=(1, 1), dtype=np.int8, fill_value=0)
-        group.attrs["format"] = FORMAT
-        group.attrs["header"] = header._asdict()
-        if directory:
-            partial.rename(directory / STORE)
-            group = zarr.open_group(directory / STORE, mode="r+")
-    return Store(group, directory)
+    group.attrs.put({"format": FORMAT, "header": packed(header._asdict())})
+    return group
+
+
+def _zarr_store(directory: Path) -> Any:
+    where: Any = directory / STORE
+    return FsspecStore.from_url(str(where), storage_options=dict(where.storage_options)) if is_remote(where) else where
+
+
+def exists(directory: Path) -> bool:
+    """Does the directory hold a store?"""
+    if is_remote(directory):  # one without format is being made, or its maker was killed
+        try:
+            return "format" in zarr.open_group(_zarr_store(directory), mode="r").attrs
+        except FileNotFoundError:
+            return False
+    return (directory / STORE).is_dir()
 
 
 def load(directory: str | os.PathLike[str], writable: bool = False) -> Store:
     """The store of an existing run; raises `StoreError` when there is none or it cannot be read."""
-    path = Path(directory)
-    if not (path / STORE).is_dir():
+    path = place(directory)
+    with _reading(path):
+        found = exists(path)
+    if not found:
         raise StoreError(f"{path}: expected the directory of a dysonjax run, but it holds no {STORE}")
     with _reading(path):
-        group = zarr.open_group(path / STORE, mode="r+" if writable else "r")
+        group = zarr.open_group(_zarr_store(path), mode="r+" if writable else "r")
         found = group.attrs.get("format")
     if found != FORMAT:
         raise StoreError(f"{path / STORE}: expected format {FORMAT!r}, found {found!r}")
@@ -163,56 +226,29 @@ def open_or_create(
     """The store of this very experiment, finished or not, or a new one; raises `StoreError` for anything else there."""
     if directory is None:
         return create(None, header, arrays, block_size)
-    path = Path(directory)
-    if (path / STORE).is_dir():
+    path = place(directory)
+    with _reading(path):
+        there = exists(path)
+    if not there:
+        _expect_empty(path)
+        store = create(path, header, arrays, block_size)
+    else:
         store = load(path, writable=True)
-        difference = _difference(store.header.experiment, json.loads(json.dumps(header.experiment)))
-        if difference:
-            raise StoreError(f"{path}: holds another run ({difference}); give a new directory to keep both")
-        return store
+    found = difference(store.header.experiment, json.loads(json.dumps(header.experiment)))
+    if found:
+        raise StoreError(f"{path}: holds another run ({found}); give a new directory to keep both")
+    return store
+
+
+def _expect_empty(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path}: expected a directory, found a file")
-    if path.is_dir():
-        foreign = [p.name for p in path.iterdir() if p.name != f"{STORE}.partial"]
-        if foreign:
-            raise StoreError(
-                f"{path}: expected a new or empty directory, but it holds {foreign[0]!r} and is no dysonjax run"
-            )
-    return create(path, header, arrays, block_size)
-
-
-def provenance(devices: Sequence[Any]) -> dict[str, Any]:
-    """Versions and device of this session."""
-    packages = ("dysonjax", "jax", "jaxlib", "flax", "optax", "numpy")
-    return {
-        "versions": {p: _version(p) for p in packages} | {"python": platform.python_version()},
-        "device": f"{len(devices)} × {devices[0].device_kind} ({devices[0].platform})",
-        "date": np.datetime64("now").item().isoformat() + "Z",
-    }
-
-
-def label(variables: Mapping[str, Variable]) -> dict[str, Any]:
-    """Labels of the recorded arrays as they are stored."""
-    own = {"diverged_step": ((), "update after which the replica was no longer finite, −1 if it stayed so", "update")}
-    return {name: tuple(v) for name, v in variables.items()} | own
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except ModuleNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
-
-
-def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The first entry in which two experiments differ, in words; empty when they are equal."""
-    for name in [*stored, *wanted]:
-        a, b = stored.get(name), wanted.get(name)
-        if isinstance(a, dict) and isinstance(b, dict) and a != b:
-            return f"{name}.{_difference(a, b)}"
-        if a != b:
-            return f"{name} = {shown(a)} there, {shown(b)} asked for"
-    return ""
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    foreign = [name for name in names if not name.startswith(STORE)]
+    if foreign and STORE not in names:  # another process may have made the store in this moment
+        raise StoreError(
+            f"{path}: expected a new or empty directory, but it holds {foreign[0]!r} and is no dysonjax run"
+        )
 
 
 @contextlib.contextmanager

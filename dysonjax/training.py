@@ -27,8 +27,8 @@ from dysonjax import text as texts
 from dysonjax.errors import StoreError, require, whole
 from dysonjax.models.gpt import GPTConfig, check_text, loss, random_windows
 from dysonjax.monitor import SpectralMonitor
+from dysonjax.progress import progress_bar
 from dysonjax.records import recall, remember
-from dysonjax.scan import progress_bar
 from dysonjax.simulate import Devices
 
 RECORD = "gpt.json"

@@ -139,7 +139,7 @@ def test_resume_takes_no_other_settings(finished, capsys):
 
 def test_an_interrupted_run_is_continued(finished, tmp_path, monkeypatch, capsys):
     """Ctrl-C after the first of two blocks: 130 and what to do next; resuming gives the same numbers."""
-    monkeypatch.setattr(sys.modules["dysonjax.scan"], "plan", lambda *arguments: 4)
+    monkeypatch.setattr("dysonjax.planning.plan", lambda *arguments: 4)
     out, write, written = tmp_path / "run", store.Store.write, []
 
     def one_block(self, *arguments):

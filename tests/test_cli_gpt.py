@@ -74,14 +74,14 @@ def test_reproduce_p2_runs_network_and_grid(text, tmp_path, monkeypatch, capsys)
     trained = []
     monkeypatch.setattr(cli_scaling, "train", lambda *asked: trained.append(asked))
 
-    def run(self, out, progress=None):
+    def run(self, out, **machines):
         remember(out, RECORD, dataclasses.asdict(self))
-        return surface(0.5)
 
     monkeypatch.setattr(GPTScalingRun, "run", run)
+    monkeypatch.setattr(GPTScalingRun, "load", lambda self, out: surface(0.5))
     assert main(["reproduce", "p2", "--out", str(tmp_path / "p2")]) == 0
     assert trained == [(GPTRun(str(text)), tmp_path / "p2" / "gpt", False)]
-    assert "p at the centre" in capsys.readouterr().out
+    assert "p, all α" in capsys.readouterr().out
     assert main(["report", str(tmp_path / "p2" / "grid")]) == 0
     assert len(list((tmp_path / "p2" / "grid" / "figures").glob("exchange_*.png"))) == 2
 

@@ -78,7 +78,7 @@ def test_what_differs_is_told():
     assert wider.law_p > 0.01
     x = np.sort(RNG.uniform(0.1, 2.0, (12, 24)))[:, ::-1]
     independent = findings(Pool("heads", 0, x**2, SHAPE))
-    assert independent.spacing_p < 0.05
+    assert independent.spacing_p < 0.1  # the least that so few references can give is 1/16
     assert independent.spacing_distance > 1.5 * independent.spacing_reference[0]
 
 
@@ -172,6 +172,7 @@ def test_a_grid_of_networks(run, tmp_path):
     assert gpt_scaling_run_of(tmp_path / "grid") == run
     with pytest.raises(StoreError, match="another run"):
         dataclasses.replace(run, seeds=3).run(tmp_path / "grid")
+    xr.testing.assert_identical(run.load(tmp_path / "grid"), ds)
     found = exchanges(ds)
     assert len(found) == 8
     assert without_largest(ds) is None

@@ -16,7 +16,7 @@ from conftest import assert_same, geometric, ornstein_uhlenbeck
 
 import dysonjax as dj
 from dysonjax.grid import Replicas
-from dysonjax.scan import plan
+from dysonjax.planning import plan
 from dysonjax.simulate import simulate
 
 module = importlib.import_module("dysonjax.scan")  # `dysonjax.scan` is the function
@@ -87,8 +87,8 @@ def test_every_point_is_a_simulated_replica(whole):
     for bucket, (size,) in enumerate(replicas.buckets):
         hyper = replicas.hyper(bucket, slice(None))
         values = simulate(OU, replicas.keys(bucket, slice(None)), hyper, STEPS, snapshots=MARKS)
-        for row, point in enumerate(replicas.rows):
-            at = {n: v for n, v in zip(replicas.traced, point, strict=True) if n in AXES}
+        for row, point in enumerate(replicas.points(slice(None))):
+            at = {n: v for n, v in point.items() if n in AXES}
             np.testing.assert_array_equal(whole.x.sel({**at, "batch_size": size}), values["x"][row])
 
 

@@ -23,13 +23,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from dysonjax import laws, spectra
+from dysonjax.cluster import WHOLE, Share
 from dysonjax.dynamics import Dynamics, Hyper
 from dysonjax.errors import require, whole
 from dysonjax.grid import Grid
 from dysonjax.models import LinearNetwork
 from dysonjax.moments import MomentState
 from dysonjax.observables import Observable, Variable, snapshots
-from dysonjax.scan import scan
+from dysonjax.planning import Job
+from dysonjax.scan import run_job
 from dysonjax.sgd import sgd
 from dysonjax.spectra import Estimate
 
@@ -112,13 +114,21 @@ class BBPRun:
         own = {"step": step, "block_step": None, "tile": TILE, "config": {**made.config, "bbp": asdict(self)}}
         return Dynamics(**{**vars(made), **own})
 
-    def run(self, out: str | PathLike[str] | None = None, progress: bool | None = None) -> xr.Dataset:
-        """Compute it, or continue the run in `out`; see `dysonjax.scan`. Snapshots are t = 0 and `steps`."""
+    def jobs(self, out: Any = None, block_size: int | None = None) -> list[Job]:
+        """The scan that it is made of. Snapshots are t = 0 and `steps`."""
         grid = Grid(learning_rate=self.learning_rate, init_width=self.init_width, seed=range(self.seeds))
-        return scan(
-            self.dynamics, grid, self.steps[-1], key=self.key, snapshots=(0, *self.steps), observables=(OVERLAPS,),
-            out=out, progress=progress,
-        )  # fmt: skip
+        marks = (0, *self.steps)
+        return [Job(
+            self.dynamics, grid, self.steps[-1], self.key, snapshots=marks, observables=(OVERLAPS,), out=out,
+            block_size=block_size,
+        )]  # fmt: skip
+
+    def run(
+        self, out: str | PathLike[str] | None = None, progress: bool | None = None, share: Share = WHOLE,
+        block_size: int | None = None,
+    ) -> xr.Dataset:  # fmt: skip
+        """Compute it, or continue the run in `out`; see `dysonjax.scan`."""
+        return run_job(self.jobs(out, block_size)[0], progress=progress, share=share)
 
     def noise(self, init_width: float, steps: int, learning_rate: Any = None) -> NDArray[np.float64]:
         """s = (1 − ε)^t σ_W at the run's learning rates, or at others."""

@@ -28,14 +28,19 @@ from jaxtyping import Float
 from rich.table import Table
 from scipy.stats import chi2
 
+from dysonjax import store
 from dysonjax import text as texts
+from dysonjax.cluster import WHOLE, Share, team
 from dysonjax.dynamics import Dynamics
-from dysonjax.errors import require, whole
+from dysonjax.errors import StoreError, require, whole
 from dysonjax.grid import Grid
 from dysonjax.models.gpt import KINDS, GPTConfig, GPTModel
 from dysonjax.papers.tables import plain_table
+from dysonjax.places import place
+from dysonjax.planning import Job
+from dysonjax.progress import progress_bar
 from dysonjax.records import recall, remember
-from dysonjax.scan import progress_bar, scan
+from dysonjax.scan import run_job
 from dysonjax.sgd import sgd
 from dysonjax.spectra import Estimate
 
@@ -95,23 +100,48 @@ class GPTScalingRun:
         made = sgd(self.model, batches=None, tests=64, optimizer=adamw if self.optimizer == "adamw" else None)
         return replace(made, tile=TILE)
 
-    def run(self, out: str | PathLike[str] | None = None, progress: bool | None = None) -> xr.Dataset:
+    def jobs(self, out: str | PathLike[str] | None = None, block_size: int | None = None) -> list[Job]:
+        """The scans that it is made of, as `parts` lists them; each has a folder of its own in `out`."""
+        last = self.dynamics.observables[1:2]  # the test loss alone
+        found = []
+        for rates, size, steps in self.parts():
+            axes = {"learning_rate": rates, "batch_size": [size], "init_width": [self.init_width]}
+            folder = f"b{size}-{steps}"
+            found.append(Job(
+                self.dynamics, Grid(**axes, seed=range(self.seeds)), steps, key=self.key, snapshots=[0, steps],
+                observables=last, out=None if out is None else place(out) / folder, block_size=block_size,
+            ))  # fmt: skip
+        return found
+
+    def run(
+        self, out: str | PathLike[str] | None = None, progress: bool | None = None, share: Share = WHOLE,
+        block_size: int | None = None,
+    ) -> xr.Dataset:  # fmt: skip
         """Compute it, or continue in `out`: levels at the start and the end, [learning_rate, batch_size, seed, …]."""
         if out is not None:
-            remember(Path(out), RECORD, asdict(self))
-        last = self.dynamics.observables[1:2]  # the test loss alone
+            remember(place(out), RECORD, asdict(self))
         total = sum(len(rates) * steps * size for rates, size, steps in self.parts()) * self.seeds
-        parts: dict[int, list[xr.Dataset]] = {size: [] for size in self.batch_sizes}
-        with progress_bar(f"gpt, {self.optimizer}", total, progress, rate=False) as bar:
-            for rates, size, steps in self.parts():
-                axes = {"learning_rate": rates, "batch_size": [size], "init_width": [self.init_width]}
-                ds = scan(
-                    self.dynamics, Grid(**axes, seed=range(self.seeds)), steps, key=self.key, snapshots=[0, steps],
-                    observables=last, progress=_Windows(bar, size),
-                    out=None if out is None else Path(out) / f"b{size}-{steps}",
-                )  # fmt: skip
-                parts[size].append(ds.isel(init_width=0).drop_vars("step"))
-        return _joined([_joined(some, "learning_rate") for some in parts.values()], "batch_size")
+        with progress_bar(f"gpt, {self.optimizer}", total, progress if team().first else False, rate=False) as bar:
+            return self._joined([
+                run_job(job, progress=_Windows(bar, size), share=share)
+                for (_, size, _), job in zip(self.parts(), self.jobs(out, block_size), strict=True)
+            ])  # fmt: skip
+
+    def load(self, out: str | PathLike[str]) -> xr.Dataset:
+        """What `run` has written to `out`, without computing; raises `StoreError` when blocks are missing."""
+        found = [store.load(job.out) for job in self.jobs(out)]
+        for results in found:
+            if results.unfinished():
+                missing = len(results.unfinished())
+                raise StoreError(f"{results.directory}: {missing} of {len(results.blocks())} blocks are not finished")
+        return self._joined([results.dataset() for results in found])
+
+    def _joined(self, parts: list[xr.Dataset]) -> xr.Dataset:
+        """The datasets of `parts` as one."""
+        by_size: dict[int, list[xr.Dataset]] = {}
+        for (_, size, _), ds in zip(self.parts(), parts, strict=True):
+            by_size.setdefault(size, []).append(ds.isel(init_width=0).drop_vars("step"))
+        return _concat([_concat(some, "learning_rate") for some in by_size.values()], "batch_size")
 
     def parts(self) -> list[tuple[tuple[float, ...], int, int]]:
         """Learning rates, batch size and number of updates of every scan that the run is made of."""
@@ -125,7 +155,7 @@ class GPTScalingRun:
         return f"α × updates = {self.time:g}" if self.time else f"{self.windows} windows"
 
 
-def _joined(parts: list[xr.Dataset], axis: str) -> xr.Dataset:
+def _concat(parts: list[xr.Dataset], axis: str) -> xr.Dataset:
     return xr.concat(parts, axis, coords="minimal", compat="override", join="exact")  # type: ignore[return-value]
 
 

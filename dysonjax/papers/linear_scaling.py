@@ -16,15 +16,20 @@ import jax
 import numpy as np
 import xarray as xr
 
+from dysonjax import store
+from dysonjax.cluster import WHOLE, Share, team
 from dysonjax.dynamics import Dynamics
-from dysonjax.errors import require, whole
+from dysonjax.errors import StoreError, require, whole
 from dysonjax.grid import Grid
 from dysonjax.langevin import dyson_of, matrix_langevin
 from dysonjax.models import GaussianRBM, LinearNetwork
+from dysonjax.places import place
+from dysonjax.planning import Job
 from dysonjax.potentials import LevelTheory
+from dysonjax.progress import progress_bar
 from dysonjax.records import recall, remember
 from dysonjax.scaling import multiplets
-from dysonjax.scan import progress_bar, scan
+from dysonjax.scan import run_job
 from dysonjax.sgd import sgd
 from dysonjax.simulate import log_steps
 
@@ -153,27 +158,45 @@ class ScalingRun:
         """Replica-updates of the whole run."""
         return sum(len(sizes) * steps for _, _, sizes, steps in self.parts()) * self.seeds
 
+    def jobs(self, out: str | PathLike[str] | None = None, block_size: int | None = None) -> list[Job]:
+        """The scans that it is made of, as `parts` lists them; each has a folder of its own in `out`."""
+        found = []
+        for description, rate, sizes, steps in self.parts():
+            axes = {"learning_rate": [rate], "batch_size": sizes, "init_width": [self.init_width]}
+            found.append(Job(
+                self.dynamics(description), Grid(**axes, seed=range(self.seeds)), steps,
+                # a description's noise is its own, so that differences between them have honest errors
+                key=jax.random.fold_in(jax.random.key(self.key), DESCRIPTIONS.index(description)),
+                snapshots=log_steps(steps, self.snapshots), observables=self._observables(description),
+                out=None if out is None else place(out) / f"{description}-{rate:g}", block_size=block_size,
+            ))  # fmt: skip
+        return found
+
     def run(
-        self, out: str | PathLike[str] | None = None, progress: bool | None = None
-    ) -> dict[tuple[str, float], xr.Dataset]:
+        self, out: str | PathLike[str] | None = None, progress: bool | None = None, share: Share = WHOLE,
+        block_size: int | None = None,
+    ) -> dict[tuple[str, float], xr.Dataset]:  # fmt: skip
         """Compute it, or continue the run in `out`: one dataset [batch_size, seed, …] a description and learning rate.
 
         `out` holds the record as `run.json` and one store a dataset. Raises `StoreError` when it holds another run.
         """
         if out is not None:
-            remember(Path(out), RECORD, asdict(self))
+            remember(place(out), RECORD, asdict(self))
         found = {}
-        with progress_bar("scaling", self.updates, progress) as bar:
-            for description, rate, sizes, steps in self.parts():
-                axes = {"learning_rate": [rate], "batch_size": sizes, "init_width": [self.init_width]}
-                found[description, rate] = scan(
-                    self.dynamics(description), Grid(**axes, seed=range(self.seeds)), steps,
-                    # a description's noise is its own, so that differences between them have honest errors
-                    key=jax.random.fold_in(jax.random.key(self.key), DESCRIPTIONS.index(description)),
-                    snapshots=log_steps(steps, self.snapshots), observables=self._observables(description),
-                    progress=bar,
-                    out=None if out is None else Path(out) / f"{description}-{rate:g}",
-                ).isel(learning_rate=0, init_width=0)  # fmt: skip
+        with progress_bar("scaling", self.updates, progress if team().first else False) as bar:
+            for (description, rate, _, _), job in zip(self.parts(), self.jobs(out, block_size), strict=True):
+                found[description, rate] = run_job(job, progress=bar, share=share).isel(learning_rate=0, init_width=0)
+        return found
+
+    def load(self, out: str | PathLike[str]) -> dict[tuple[str, float], xr.Dataset]:
+        """What `run` has written to `out`, without computing; raises `StoreError` when blocks are missing."""
+        found = {}
+        for (description, rate, _, _), job in zip(self.parts(), self.jobs(out), strict=True):
+            results = store.load(job.out)
+            if results.unfinished():
+                count = len(results.unfinished())
+                raise StoreError(f"{job.out}: {count} of {len(results.blocks())} blocks are not finished")
+            found[description, rate] = results.dataset().isel(learning_rate=0, init_width=0)
         return found
 
     def _observables(self, description: str) -> Any:

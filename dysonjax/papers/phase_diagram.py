@@ -8,17 +8,20 @@ boundaries, `phase_figures` and `phase_report` show them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
 import jax.numpy as jnp
 import xarray as xr
 from jaxtyping import Array, Float, PyTree
 
+from dysonjax.cluster import WHOLE, Share
 from dysonjax.dynamics import Hyper, Spectra
 from dysonjax.errors import require, whole
 from dysonjax.grid import Grid
 from dysonjax.models.tanh_network import TanhNetwork, Weights
 from dysonjax.observables import Observable, Variable
-from dysonjax.scan import scan
+from dysonjax.planning import Job
+from dysonjax.scan import run_job
 from dysonjax.sgd import SGDState, loss_observables, sgd
 from dysonjax.simulate import log_steps
 
@@ -68,18 +71,27 @@ class PhaseDiagram:
             seed=range(self.seeds),
         )
 
-    def run(self, out: str | PathLike[str] | None = None, progress: bool | None = None) -> xr.Dataset:
+    def jobs(self, out: Any = None, block_size: int | None = None) -> list[Job]:
+        """The scan that it is made of."""
+        return [
+            Job(
+                sgd(self.network, batches=self.batches),
+                self.grid,
+                self.epochs * self.batches,
+                key=self.key,
+                snapshots=log_steps(self.epochs * self.batches, self.snapshots, self.batches),
+                observables=(*loss_observables(self.network), order_parameters(self.network)),
+                out=out,
+                block_size=block_size,
+            )
+        ]
+
+    def run(
+        self, out: str | PathLike[str] | None = None, progress: bool | None = None, share: Share = WHOLE,
+        block_size: int | None = None,
+    ) -> xr.Dataset:  # fmt: skip
         """Compute it, or continue the run in `out`; see `dysonjax.scan`."""
-        return scan(
-            sgd(self.network, batches=self.batches),
-            self.grid,
-            self.epochs * self.batches,
-            key=self.key,
-            snapshots=log_steps(self.epochs * self.batches, self.snapshots, self.batches),
-            observables=(*loss_observables(self.network), order_parameters(self.network)),
-            out=out,
-            progress=progress,
-        )
+        return run_job(self.jobs(out, block_size)[0], progress=progress, share=share)
 
 
 def experiment_of(stored: Mapping) -> PhaseDiagram:

@@ -1,0 +1,256 @@
+"""What it costs to spread a scan: devices, processes, grid sizes, the store, and the engine around the bare kernel.
+
+    python -m benchmarks.scaling              # everything, minutes; appends to benchmarks/results/scaling.jsonl
+    python -m benchmarks.scaling --tiny       # the same at a size of seconds, nothing recorded
+    python -m benchmarks.scaling --table      # the README's tables from the recorded results
+
+The engine: 12 × 12 × 100 tanh networks with 21 snapshots through `scan`, with a store on disk, against the compiled
+kernel alone, called once between snapshots and never read. Devices and processes: a Dyson gas, the same size on all
+(strong) or the same size on each (weak), a process with one device each, over the loopback interface. Compile time is
+apart everywhere.
+"""
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks import record
+from dysonjax import store, use_all_cores
+from dysonjax.cluster import joined
+from dysonjax.gas import GasRun
+from dysonjax.header import provenance
+from dysonjax.papers.phase_diagram import PhaseDiagram
+from dysonjax.planning import Plan, prepare
+from dysonjax.scan import run_job
+from dysonjax.simulate import _program
+
+
+def gas(replicas: int, steps: int) -> GasRun:
+    """A small gas that takes no work but its own."""
+    return GasRun(levels=6, temperature=(1.0,), seeds=replicas, steps=steps, snapshots=5, scheme="pairwise_kick")
+
+
+def bare(planned: Plan, compiles: bool = False) -> float:
+    """Seconds of all blocks' compiled kernels: whole blocks on all devices, no chunks, no copies, no store."""
+    devices = tuple(planned.devices)
+    sharding = NamedSharding(Mesh(np.array(devices), ("tiles",)), PartitionSpec("tiles"))
+    blocks = []
+    for bucket in range(len(planned.replicas.buckets)):
+        hyper = planned.replicas.hyper(bucket, slice(0, 1))
+        static = {name: hyper[name] for name in planned.job.dynamics.static}
+        program = _program(planned.job.dynamics, planned.observables, tuple(static.items()), devices)
+        for first in range(0, planned.replicas.count, planned.block_size):
+            rows = slice(first, min(first + planned.block_size, planned.replicas.count))
+            n = rows.stop - rows.start
+            unit = planned.tile * len(devices)
+            pick = np.minimum(np.arange(-(-n // unit) * unit), n - 1).reshape(-1, planned.tile)
+            given = planned.replicas.hyper(bucket, rows)
+            traced = {k: jnp.broadcast_to(jnp.asarray(v), (n,))[pick] for k, v in given.items() if k not in static}
+            blocks.append((program, *jax.device_put((planned.replicas.keys(bucket, rows)[pick], traced), sharding)))
+    jax.block_until_ready([b[1:] for b in blocks])
+
+    def run(program: Any, keys: Any, traced: Any) -> Any:
+        given, carry = program.start(keys, traced)
+        values, carry = program.record(carry, keys, given, jnp.int32(0))
+        for done, mark in zip(planned.marks[:-1], planned.marks[1:], strict=True):
+            carry = program.advance(carry, keys, given, jnp.int32(done), jnp.int32(mark))
+            values, carry = program.record(carry, keys, given, jnp.int32(mark))
+        return jax.block_until_ready(values)
+
+    if compiles:
+        run(*blocks[-1])
+    began = time.perf_counter()
+    for block in blocks:
+        run(*block)
+    return time.perf_counter() - began
+
+
+def engine(seeds: int, epochs: int, batches: int, repeats: int) -> dict[str, float]:
+    """Seconds through `scan` with a store, less those of the bare kernels, by the latter; alternating runs."""
+    job = PhaseDiagram(seeds=seeds, epochs=epochs, batches=batches).jobs()[0]
+    planned = prepare(job)
+    ratios = []
+    run_job(job, progress=False)  # compiles
+    bare(planned, compiles=True)
+    for _ in range(repeats):
+        alone = bare(planned)
+        ratios.append(timed(lambda out: run_job(type(job)(**{**vars(job), "out": out}), progress=False)) / alone - 1)
+    return record.spread(ratios)
+
+
+def timed(call: Any) -> float:
+    """Seconds of `call` with a new directory."""
+    with tempfile.TemporaryDirectory() as directory:
+        began = time.perf_counter()
+        call(Path(directory) / "run")
+        return time.perf_counter() - began
+
+
+def devices(replicas: int, steps: int, repeats: int) -> dict[str, Any]:
+    """Updates a second on one device and on all, the same work on all (strong) or on each (weak)."""
+    every = jax.local_devices()
+    kinds = {"1": 1, f"{len(every)}": 1, "weak": len(every)}
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    jobs = {name: gas(replicas * times, steps).jobs()[0] for name, times in kinds.items()}
+    for name, job in jobs.items():  # each job has a dynamics, and so a program, of its own
+        run_job(job, devices=every[: 1 if name == "1" else len(every)], progress=False)
+    for _ in range(repeats):
+        for name, job in jobs.items():
+            used = every[: 1 if name == "1" else len(every)]
+            seconds = timed(lambda out, j=job, u=used: run_job(type(j)(**{**vars(j), "out": out}), u, progress=False))
+            rates[name].append(job.grid.size * steps / seconds)
+    ratio = {name: record.spread(np.divide(r, rates["1"])) for name, r in rates.items()}
+    return {"count": len(every), "rates": {k: record.spread(r) for k, r in rates.items()}, "ratios": ratio}
+
+
+def processes(count: int, replicas: int, steps: int) -> float:
+    """Updates a second of `count` processes with one device each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = f"127.0.0.1:{port}"
+    env = {
+        **os.environ, "JAX_COORDINATOR_BIND_ADDRESS": here, "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as out:
+        child = [sys.executable, "-m", "benchmarks.scaling", "--member", f"{here} {count}", out, f"{replicas} {steps}"]
+        running = [subprocess.Popen([*child, str(i)], env=env, stdout=subprocess.PIPE, text=True) for i in range(count)]
+        said = [process.communicate()[0] for process in running]
+    assert all(process.returncode == 0 for process in running), said
+    return float(said[0].split()[-1])
+
+
+def member(where: str, out: str, size: str, index: str) -> None:
+    """One of several processes: compiles, waits for the others, runs; the first one says the rate."""
+    coordinator, count = where.split()
+    replicas, steps = map(int, size.split())
+    with joined(coordinator, int(count), int(index)) as team:
+        job = gas(replicas, steps).jobs(Path(out) / "warm", 512)[0]
+        run_job(job, progress=False)
+        team.meet()
+        began = time.perf_counter()
+        run_job(type(job)(**{**vars(job), "out": Path(out) / "run"}), progress=False)
+        if team.first:
+            print(replicas * steps / (time.perf_counter() - began))
+
+
+def sizes(counts: list[int], steps: int) -> list[dict[str, float]]:
+    """Microseconds a replica, megabytes of the store and of the host's memory at most, by the size of the grid."""
+    found = []
+    job = gas(counts[0], steps).jobs()[0]
+    for count in counts:
+        grid = gas(count, steps).jobs()[0].grid
+        sized = type(job)(**{**vars(job), "grid": grid})
+        run_job(sized, progress=False)  # compiles for this size
+        bytes_ = 0
+
+        def run(out: Path, sized: Any = sized) -> None:
+            nonlocal bytes_
+            run_job(type(sized)(**{**vars(sized), "out": out}), progress=False)
+            bytes_ = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+
+        seconds = timed(run)
+        found.append({
+            "replicas": count, "us": seconds / count * 1e6, "store_mb": bytes_ / 1e6,
+            "host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        })  # fmt: skip
+    return found
+
+
+def throughput(blocks: int, size: int) -> dict[str, float]:
+    """Megabytes a second of noise into a store and out of it, in blocks of `size` replicas."""
+    planned = prepare(gas(blocks * size, 10).jobs(None, size)[0])
+    rng = np.random.default_rng(0)
+    values = {
+        name: rng.standard_normal((size, *inner)).astype(dtype) for name, (inner, dtype) in planned.arrays.items()
+    }
+    total = blocks * sum(v.nbytes for v in values.values()) / 1e6
+    with tempfile.TemporaryDirectory() as out:
+        made = store.create(Path(out), planned.header, planned.arrays, size)
+        made.note(provenance(planned.devices))
+        began = time.perf_counter()
+        for block in made.blocks():
+            made.write(*block, values)
+        written = time.perf_counter()
+        store.load(out).dataset(lazy=False)
+        return {"write": total / (written - began), "read": total / (time.perf_counter() - written)}
+
+
+def readme_table() -> str:
+    """The README's tables, from the newest result of each JAX version and device."""
+    lines, sized = [], []
+    for line in record.last("scaling"):
+        machine = f"{line['device']}, JAX {line['versions']['jax']}"
+        d, p = line["devices"], line["processes"]
+        ratio = lambda r: "{median:.2f} ({min:.2f}–{max:.2f})".format(**r)  # noqa: E731
+        lines.append([
+            machine, "{median:.1%} ({min:.1%} – {max:.1%})".format(**line["engine"]),
+            ratio(d["ratios"][str(d["count"])]), ratio(d["ratios"]["weak"]), ratio(p["strong"]), ratio(p["weak"]),
+            f"{line['store']['write']:.0f}, {line['store']['read']:.0f}",
+        ])  # fmt: skip
+        sized += [
+            [machine, f"{s['replicas']:,}", f"{s['us']:.3g}", f"{s['store_mb']:.3g}", f"{s['host_mb']:.0f}"]
+            for s in line["sizes"]
+        ]
+    names = [
+        "machine",
+        "engine over kernel",
+        "devices: × one",
+        "weak",
+        "processes: × one",
+        "weak",
+        "store, MB/s in, out",
+    ]
+    costs = ["machine", "replicas", "µs a replica", "store, MB", "host memory at most, MB"]
+    return f"{record.markdown(names, lines)}\n\n{record.markdown(costs, sized)}"
+
+
+def main(tiny: bool = False, table: bool = False, member: tuple[str, str, str, str] | None = None) -> None:
+    """Measure and record; see the module."""
+    if member:
+        globals()["member"](*member)
+        return
+    if table:
+        print(readme_table())
+        return
+    use_all_cores()
+    repeats = 1 if tiny else 3
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    found: dict[str, Any] = {"engine": engine(*((1, 2, 10, 1) if tiny else (100, 40, 10, repeats)))}
+    print("engine over the bare kernel: {median:.1%} ({min:.1%} – {max:.1%})".format(**found["engine"]))
+    size = (512, 20) if tiny else (8192, 1000)
+    found["devices"] = devices(*size, repeats)
+    strong: list[float] = []
+    weak: list[float] = []
+    for _ in range(repeats):
+        one = processes(1, *size)
+        strong.append(processes(2, *size) / one)
+        weak.append(processes(2, 2 * size[0], size[1]) / one)
+    found["processes"] = {"strong": record.spread(strong), "weak": record.spread(weak)}
+    for name, ratios in (("devices", found["devices"]["ratios"]), ("processes", found["processes"])):
+        for kind, r in ratios.items():
+            print(f"{name}, {kind}: × " + "{median:.2f} ({min:.2f}–{max:.2f})".format(**r))
+    found["store"] = throughput(*((4, 64) if tiny else (64, 4096)))
+    print("store: {write:.0f} MB/s in, {read:.0f} MB/s out".format(**found["store"]))
+    found["sizes"] = sizes([100, 1000] if tiny else [10**3, 10**4, 10**5, 10**6], 20)
+    for s in found["sizes"]:
+        print("{replicas:,} replicas: {us:.3g} µs each, {store_mb:.3g} MB stored, {host_mb:.0f} MB of host".format(**s))
+    if not tiny:
+        record.append("scaling", found)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
