@@ -30,6 +30,8 @@ bench: .venv/installed-bench  ## all benchmarks, half an hour
 	$(BIN)/python -m benchmarks.dyson_core
 	$(BIN)/python -m benchmarks.spectra
 	$(BIN)/python -m benchmarks.rbm
+	$(BIN)/python -m benchmarks.gpt
+	$(BIN)/python -m benchmarks.analyze
 	$(BIN)/python -m benchmarks.scaling
 
 clean:  ## remove .venv, caches and build products; runs/ stays

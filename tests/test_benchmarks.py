@@ -12,6 +12,7 @@ WORDS = {
     "sgd_engine": "engine / numpy, sample by sample",
     "dyson_core": "schemes, M level-updates/s:",
     "rbm": "dysonjax, Wishart:",
+    "gpt": "spectra every 50 updates:",
     "analyze": "report of a 128 × 128 matrix:",
     "scaling": "engine over the bare kernel:",
     "spectra": "rigidity, 200 levels, 48 lengths:",
