@@ -4,7 +4,7 @@
     python -m benchmarks.scaling --tiny       # the same at a size of seconds, nothing recorded
     python -m benchmarks.scaling --table      # the README's tables from the recorded results
 
-The engine: 12 × 12 × 100 tanh networks with 21 snapshots through `scan`, with a store on disk, against the compiled
+The engine: 12 × 12 × 100 gases with 21 snapshots through `scan`, with a store on disk, against the compiled
 kernel alone, called once between snapshots and never read. Devices and processes: a Dyson gas, the same size on all
 (strong) or the same size on each (weak), a process with one device each, over the loopback interface. Compile time is
 apart everywhere.
@@ -31,7 +31,6 @@ from dysonjax import store, use_all_cores
 from dysonjax.cluster import joined
 from dysonjax.gas import GasRun
 from dysonjax.header import provenance
-from dysonjax.papers.phase_diagram import PhaseDiagram
 from dysonjax.planning import Plan, prepare
 from dysonjax.scan import run_job
 from dysonjax.simulate import _program
@@ -77,9 +76,10 @@ def bare(planned: Plan, compiles: bool = False) -> float:
     return time.perf_counter() - began
 
 
-def engine(seeds: int, epochs: int, batches: int, repeats: int) -> dict[str, float]:
+def engine(points: int, seeds: int, steps: int, repeats: int) -> dict[str, float]:
     """Seconds through `scan` with a store, less those of the bare kernels, by the latter; alternating runs."""
-    job = PhaseDiagram(seeds=seeds, epochs=epochs, batches=batches).jobs()[0]
+    temperatures = tuple(float(t) for t in np.geomspace(0.1, 1, points))
+    job = GasRun(6, temperatures, seeds=seeds, steps=steps, snapshots=21, scheme="pairwise_kick").jobs()[0]
     planned = prepare(job)
     ratios = []
     run_job(job, progress=False)  # compiles
@@ -229,7 +229,7 @@ def main(tiny: bool = False, table: bool = False, member: tuple[str, str, str, s
     use_all_cores()
     repeats = 1 if tiny else 3
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    found: dict[str, Any] = {"engine": engine(*((1, 2, 10, 1) if tiny else (100, 40, 10, repeats)))}
+    found: dict[str, Any] = {"engine": engine(*((4, 10, 40, 1) if tiny else (144, 100, 2000, repeats)))}
     print("engine over the bare kernel: {median:.1%} ({min:.1%} – {max:.1%})".format(**found["engine"]))
     size = (512, 20) if tiny else (8192, 1000)
     found["devices"] = devices(*size, repeats)
