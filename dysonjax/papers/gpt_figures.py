@@ -174,7 +174,7 @@ def exchange_maps(
                 x, look = rates / size ** EXPONENTS[label], {"color": colours[j], "marker": "os^vD<>p"[j % 8]}
                 ax.errorbar(x, y, error, **look, markersize=4, elinewidth=0.8, label=f"{size}")
                 if smaller:
-                    ax.plot(x[-1:], y[-1:], **look, markersize=5, mfc="white", linestyle="none")
+                    ax.plot(x[-1:], y[-1:], **look, markersize=4.5, mfc="white", linestyle="none", zorder=4)
             ax.set(xscale="log", xlabel=name)
             ax.set_title(f"{one.kind}, $\\chi^2$/dof = {low.collapse[label][0]:.3g}")
     for ax in axes[:, 0]:
