@@ -5,13 +5,14 @@ from pathlib import Path
 import jax
 
 from dysonjax import plots
+from dysonjax.checkpoints import load_results, load_weights
 from dysonjax.console import clear_record, show, whole_number
 from dysonjax.errors import InputError
 from dysonjax.models.gpt import INIT_STD
 from dysonjax.papers import gpt_figures, gpt_scaling
 from dysonjax.papers.gpt_scaling import exchange_table, exchanges, gpt_scaling_run_of, without_largest
 from dysonjax.papers.nano_gpt import analysis, loss_table, spectra_table
-from dysonjax.training import RECORD, GPTRun, generate, gpt_run_of, load_results, load_weights
+from dysonjax.training import RECORD, GPTRun, generate, gpt_run_of
 
 WIDTH = 190
 """Columns of the tables where there is no terminal to ask."""

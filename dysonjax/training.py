@@ -5,6 +5,7 @@ clipped to a norm of one. Everything random in update i is drawn from a key fold
 interrupted and continued gives the numbers of one that was not.
 """
 
+import logging
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -18,21 +19,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import xarray as xr
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dysonjax import text as texts
-from dysonjax.errors import StoreError, require, whole
+from dysonjax.checkpoints import (
+    RESULTS,
+    flat,
+    load_checkpoint,
+    load_results,
+    save_checkpoint,
+    save_results,
+    save_weights,
+)
+from dysonjax.errors import require, whole
 from dysonjax.models.gpt import GPTConfig, check_text, loss, random_windows
 from dysonjax.monitor import SpectralMonitor
 from dysonjax.progress import progress_bar
 from dysonjax.records import recall, remember
 from dysonjax.simulate import Devices
 
+log = logging.getLogger(__name__)
+
 RECORD = "gpt.json"
-CHECKPOINTS, RESULTS = "checkpoints", "results.zarr"
 SECONDS_A_CHUNK = 0.5
 """Between two looks at the progress bar and the keyboard."""
 SECONDS_A_CHECKPOINT = 30.0
@@ -181,7 +191,7 @@ def trained(run: GPTRun, out: Path | None, progress: bool | None = None, devices
     place, state = _sharing(run, devices or _fastest()), _start(run)
     if out is not None:
         remember(out, RECORD, asdict(run))
-        state = _restored(out, state)
+        state = State(**load_checkpoint(out, state._asdict()))
     state, tokens = jax.device_put((state, jnp.asarray(run.source.train)), place.everywhere)
     if out is not None and int(state.step) == 0:
         save_weights(out / "initial.npz", state.params)
@@ -193,11 +203,14 @@ def trained(run: GPTRun, out: Path | None, progress: bool | None = None, devices
             state = _loop(run, state, tokens, fixed, advance, bar, out)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the last checkpoint is kept; continue with the same command") from None
+    lost = np.flatnonzero(~np.isfinite(state.losses))
+    if len(lost):
+        log.warning("the loss left the finite numbers at update %d of %d", lost[0], run.steps)
     every = texts.windows(run.source.validation_tokens, run.context)
     ds = _dataset(run, state, evaluate(run.network, state.params, every))
     if out is not None:
         save_weights(out / "final.npz", state.params)
-        _save_results(out, ds)
+        save_results(out, ds)
     return ds
 
 
@@ -216,7 +229,7 @@ def _loop(run, state, tokens, fixed, advance, bar, out) -> State:
             mean = jnp.float32(np.mean(evaluate(run.network, state.params, fixed)))
             state = state._replace(validation=state.validation.at[marks.index(done)].set(mean))
         if out is not None and (done == run.steps or time.monotonic() - saved > SECONDS_A_CHECKPOINT):
-            _save(out, state)
+            save_checkpoint(out, int(state.step), state._asdict())
             saved = time.monotonic()
     return state
 
@@ -328,62 +341,6 @@ def _generated(network, params, key, window, known, length, temperature):
     return jax.lax.scan(add, (window, known), jax.random.split(key, length))[1]
 
 
-def flat(params: PyTree) -> dict[str, Any]:
-    """Parameters by path, `layer0/key/kernel`."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {"/".join(str(step.key) for step in path): leaf for path, leaf in leaves}
-
-
-def save_weights(path: Path, params: PyTree) -> None:
-    """Write parameters as .npz, in one piece; `dysonjax analyze` reads it."""
-    try:
-        draft = path.with_name(f"{path.stem}.part.npz")
-        np.savez(draft, **{name: np.asarray(w) for name, w in flat(params).items()})  # type: ignore[arg-type]
-        draft.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def load_weights(path: Path) -> dict[str, Any]:
-    """Parameters as `save_weights` wrote them."""
-    tree: dict[str, Any] = {}
-    with np.load(path) as archive:
-        for name in archive.files:
-            *outer, last = name.split("/")
-            node = tree
-            for step in outer:
-                node = node.setdefault(step, {})
-            node[last] = jnp.asarray(archive[name])
-    return tree
-
-
-def _save(out: Path, state: State) -> None:
-    """Keep a checkpoint; orbax writes beside the last one and removes that when the new one is whole."""
-    try:
-        with ocp.CheckpointManager((out / CHECKPOINTS).absolute(), options=_ONE) as manager:
-            manager.save(int(state.step), args=ocp.args.StandardSave(jax.tree.map(np.asarray, state._asdict())))
-    except OSError as error:
-        raise StoreError(f"{out}: cannot be written ({error.strerror or error}); checkpoints are kept") from error
-
-
-_ONE = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-
-
-def _restored(out: Path, start: State) -> State:
-    """The last checkpoint, or the start where there is none."""
-    folder = (out / CHECKPOINTS).absolute()
-    if not folder.is_dir():
-        return start
-    try:
-        with ocp.CheckpointManager(folder, options=_ONE) as manager:
-            if manager.latest_step() is None:
-                return start
-            shapes = jax.tree.map(np.asarray, start._asdict())
-            return State(**manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(shapes)))
-    except Exception as error:  # a damaged checkpoint fails in many ways, deep in orbax and tensorstore
-        raise StoreError(f"{folder}: cannot be read ({type(error).__name__}: {str(error)[:120]})") from error
-
-
 def _dataset(run: GPTRun, state: State, final: Float[np.ndarray, " w"]) -> xr.Dataset:
     ds = state.record.dataset()
     label = lambda text, unit="nats": {"long_name": text, "units": unit}  # noqa: E731
@@ -398,23 +355,6 @@ def _dataset(run: GPTRun, state: State, final: Float[np.ndarray, " w"]) -> xr.Da
         update=("update", np.arange(run.steps), label("update", "1")),
         validation_step=("validation_step", validation_steps(run), label("updates", "1")),
     )
-
-
-def _save_results(out: Path, ds: xr.Dataset) -> None:
-    try:
-        ds.to_zarr(out / RESULTS, mode="w", consolidated=False)
-    except OSError as error:
-        raise StoreError(f"{out}: cannot be written ({error.strerror or error})") from error
-
-
-def load_results(out: Path) -> xr.Dataset:
-    """The dataset of a finished run; raises `StoreError`."""
-    if not (out / RESULTS).is_dir():
-        raise StoreError(f"{out}: the run is not finished; continue it with the same command")
-    try:
-        return xr.open_zarr(out / RESULTS, consolidated=False, chunks=None).load()
-    except Exception as error:  # whatever a damaged store makes zarr say
-        raise StoreError(f"{out}: cannot be read ({type(error).__name__}: {str(error)[:120]})") from error
 
 
 def gpt_run_of(directory: Path) -> GPTRun:

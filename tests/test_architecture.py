@@ -27,7 +27,7 @@ FLOORS = [
     {"cluster"},
     {"scan"},
     {"merge", "forecast", "records"},
-    {"plots", "check", "validity", "monitor"},
+    {"plots", "check", "validity", "monitor", "checkpoints"},
     {"training"},
     {"papers", "gas"},
     {"gas_figures"},

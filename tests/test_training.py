@@ -8,10 +8,12 @@ import optax
 import pytest
 
 from dysonjax import training
+from dysonjax.checkpoints import RESULTS, flat, load_results, load_weights
 from dysonjax.errors import InputError, StoreError
 from dysonjax.models.gpt import loss
+from dysonjax.papers.nano_gpt import times
 from dysonjax.text import windows
-from dysonjax.training import GPTRun, draw, evaluate, flat, generate, gpt_run_of, load_results, load_weights
+from dysonjax.training import GPTRun, draw, evaluate, generate, gpt_run_of
 
 POEM = "How many roads must a man walk down before you call him a man?\n" * 30
 
@@ -111,6 +113,15 @@ def test_sgd_with_dropout_and_biases(run):
     assert float(ds.final_loss) < float(ds.validation_loss[0]) - 0.2
 
 
+def test_a_network_that_blows_up_is_told(run, caplog):
+    wild = dataclasses.replace(run, optimizer="sgd", learning_rate=1e25, clip=1e9, warmup=0, steps=12, every=2)
+    ds = wild.run()
+    assert "the loss left the finite numbers at update" in caplog.text
+    assert np.isnan(ds.levels.values[-1, :, 0]).all()
+    assert times(ds)[-1] < 12
+    assert np.isfinite(ds.levels.sel(step=times(ds)[-1]).values[:, 0]).all()
+
+
 def test_a_network_that_knows_its_text_goes_on_with_it():
     """Of the alphabet, over and over, the next letter is certain."""
     import string
@@ -163,7 +174,7 @@ def test_texts_and_patterns_that_make_no_run(run, tmp_path):
 
 
 def test_a_damaged_result_says_so(tmp_path):
-    (tmp_path / training.RESULTS).mkdir()
+    (tmp_path / RESULTS).mkdir()
     with pytest.raises(StoreError, match="cannot be read"):
         load_results(tmp_path)
     (tmp_path / training.RECORD).write_text("[1, 2")

@@ -96,8 +96,9 @@ def pools(ds: xr.Dataset, step: int) -> list[Pool]:
 
 
 def times(ds: xr.Dataset) -> list[int]:
-    """The start, the recorded step nearest to a tenth of all, and the end."""
-    steps = ds.step.values[ds.reached.values]
+    """The start, the recorded step nearest to a tenth of all, and the last one of finite levels."""
+    finite = np.isfinite(ds.levels.values[:, :, 0]).all(axis=1)
+    steps = ds.step.values[ds.reached.values & finite]
     middle = steps[np.argmin(np.abs(steps - MIDDLE * steps[-1]))]
     return sorted({int(steps[0]), int(middle), int(steps[-1])})
 
