@@ -66,7 +66,7 @@ def goe(n, count, seed=0):
     return np.linalg.eigvalsh((m + m.swapaxes(1, 2)) / 2)[:, ::-1]
 
 
-@pytest.mark.parametrize("n", [6, 16])
+@pytest.mark.parametrize("n", [6, pytest.param(16, marks=pytest.mark.slow)])
 def test_default_scheme_in_equilibrium(n):
     """⟨Σx²⟩ within 1 %, ⟨r⟩ within 0.005 at dt = 0.03; 2 % at dt = 0.3. P(gap < 0.2) is `dysonjax check`'s."""
     exact = goe(n, 20000)

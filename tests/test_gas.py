@@ -62,7 +62,17 @@ def test_ensemble_unfolding_has_unit_spacing():
     assert np.all(np.diff(u, axis=1) < 0)
 
 
-@pytest.mark.parametrize("options", ["--geometry gram --rows 12", "--potential double-well --beta 2.5", "--levels 2"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--geometry gram --rows 12",
+        pytest.param("--potential double-well --beta 2.5", marks=SLOW),
+        pytest.param("--levels 2", marks=SLOW),
+    ],
+)
 def test_other_gases_have_figures_too(options, tmp_path):
     arguments = [*SMALL, "--seeds", "40", "--steps", "5", *options.split()]
     assert main(["simulate", *arguments, "--out", str(tmp_path / "run")]) == 0

@@ -150,10 +150,9 @@ def test_sizes_that_make_no_network(sizes, message):
         GPTConfig(**sizes)
 
 
-@pytest.mark.parametrize("optimizer", [None, optax.adamw])
-def test_many_networks_side_by_side_are_the_networks_one_by_one(optimizer):
+def test_many_networks_side_by_side_are_the_networks_one_by_one():
     model = GPTModel(TINY, POEM, watched=("key", "query"), per_head=True)
-    dynamics = dj.sgd(model, batches=None, tests=4, optimizer=optimizer)
+    dynamics = dj.sgd(model, batches=None, tests=4, optimizer=optax.adamw)
     grid = dj.Grid(learning_rate=[0.01, 0.1], batch_size=[3], seed=range(2))
     ds = dj.scan(dynamics, grid, steps=3, observables=dynamics.observables[:1], progress=False)
     assert {f"levels_layer0.{kind}{part}" for kind in ("key", "query") for part in ("", ".head0", ".head1")} <= set(ds)
@@ -168,7 +167,7 @@ def test_many_networks_side_by_side_are_the_networks_one_by_one(optimizer):
 def test_a_text_is_learnt():
     observed = GPTModel(TINY, POEM)
     dynamics = dj.sgd(observed, batches=None, tests=4, optimizer=optax.adam)
-    losses = (*dynamics.observables, observed.validation_loss())
+    losses = (observed.validation_loss(),)
     grid = dj.Grid(learning_rate=[0.01], batch_size=[8], seed=range(2))
     ds = dj.scan(dynamics, grid, steps=300, observables=losses, progress=False)
     found = ds.validation_loss.squeeze().values

@@ -70,6 +70,7 @@ def test_an_unstable_learning_rate_is_said_to_fail_without_levels():
     assert report.widths is None
 
 
+@pytest.mark.slow
 def test_heavy_tails_fail_and_what_nothing_holds_has_no_theory(monkeypatch):
     """|B| = 1 of Laplace noise; the last level has no restoring force, so that no run is long enough for it."""
     monkeypatch.setattr(sys.modules["dysonjax.validity"], "RECORDED", 0)  # the package's name is the function
@@ -102,6 +103,7 @@ def test_curvatures():
     np.testing.assert_allclose(found.top_curvature, 7, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_multiplets_have_the_width_of_pooled_levels():
     """LinearNetwork's theory; E tr H²/k = σ²(k + 1)/2 for a k-fold GOE level. Exact noise: GOE plus data."""
     model = LinearNetwork(teacher=(4.0, 2.0, 2.0), noise=0.1)
