@@ -28,7 +28,7 @@ def test_benchmark_agrees_with_its_peers_and_runs(name: str) -> None:
     assert WORDS[name] in done.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in WORDS if name != "scaling"])  # not recorded yet
+@pytest.mark.parametrize("name", WORDS)
 def test_readme_shows_the_recorded_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     table = importlib.import_module(f"benchmarks.{name}").readme_table()
