@@ -74,6 +74,7 @@ def test_every_figure_is_written(run, case, tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_several_batch_sizes_get_names_of_their_own(tmp_path):
     ds = PhaseDiagram((0.5,), (1.0,), (2, 4), seeds=1, epochs=1, batches=2, snapshots=2).run(progress=False)
     names = [p.name for p in phase_figures.draw(ds, tmp_path)]

@@ -38,8 +38,8 @@ def url(request):
 
 def test_places():
     assert place("runs/a") == Path("runs/a") == place(Path("runs/a"))
-    assert place("file:///tmp/a") == place("local:///tmp/a") == Path("/tmp/a")
-    assert not is_remote(place("file:///tmp/a"))
+    assert place("file:///data/a") == place("local:///data/a") == Path("/data/a")
+    assert not is_remote(place("file:///data/a"))
     bucket = place("memory://bucket/a")
     assert is_remote(bucket)
     assert str(bucket / "b") == "memory://bucket/a/b"

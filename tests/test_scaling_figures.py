@@ -38,7 +38,7 @@ def analysed(run):
     return scaling_report.analyse(run, [synthetic(run, rng, d, *s) for d in run.descriptions for s in run.settings])
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "rbm" else n for n in RUNS])
 def test_all_figures_that_apply_are_drawn(name, tmp_path):
     run = RUNS[name]
     drawn = {path.stem for path in scaling_figures.draw(run, analysed(run), tmp_path)}
