@@ -10,7 +10,7 @@ from rich.console import Console
 from dysonjax.analyze import analyze as report_of
 from dysonjax.analyze import table
 from dysonjax.errors import StoreError
-from dysonjax.scan import progress_bar
+from dysonjax.progress import progress_bar
 
 PARTS = 10_000
 """Of the progress bar, which learns the number of matrices on the way."""

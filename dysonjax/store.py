@@ -217,6 +217,15 @@ def load(directory: str | os.PathLike[str], writable: bool = False) -> Store:
     return Store(group, path)
 
 
+def finished(directory: str | os.PathLike[str]) -> xr.Dataset:
+    """The results of a run of which every block is finished; raises `StoreError` for any other."""
+    results = load(directory)
+    missing = len(results.unfinished())
+    if missing:
+        raise StoreError(f"{directory}: {missing} of {len(results.blocks())} blocks are not finished")
+    return results.dataset()
+
+
 def open_or_create(
     directory: str | os.PathLike[str] | None,
     header: Header,

@@ -32,7 +32,7 @@ from dysonjax import store
 from dysonjax import text as texts
 from dysonjax.cluster import WHOLE, Share, team
 from dysonjax.dynamics import Dynamics
-from dysonjax.errors import StoreError, require, whole
+from dysonjax.errors import require, whole
 from dysonjax.grid import Grid
 from dysonjax.models.gpt import KINDS, GPTConfig, GPTModel
 from dysonjax.papers.tables import plain_table
@@ -132,12 +132,7 @@ class GPTScalingRun:
 
     def load(self, out: str | PathLike[str]) -> xr.Dataset:
         """What `run` has written to `out`, without computing; raises `StoreError` when blocks are missing."""
-        found = [store.load(job.out) for job in self.jobs(out)]
-        for results in found:
-            if results.unfinished():
-                missing = len(results.unfinished())
-                raise StoreError(f"{results.directory}: {missing} of {len(results.blocks())} blocks are not finished")
-        return self._joined([results.dataset() for results in found])
+        return self._joined([store.finished(job.out) for job in self.jobs(out)])
 
     def _joined(self, parts: list[xr.Dataset]) -> xr.Dataset:
         """The datasets of `parts` as one."""

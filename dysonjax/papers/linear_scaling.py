@@ -19,7 +19,7 @@ import xarray as xr
 from dysonjax import store
 from dysonjax.cluster import WHOLE, Share, team
 from dysonjax.dynamics import Dynamics
-from dysonjax.errors import StoreError, require, whole
+from dysonjax.errors import require, whole
 from dysonjax.grid import Grid
 from dysonjax.langevin import dyson_of, matrix_langevin
 from dysonjax.models import GaussianRBM, LinearNetwork
@@ -190,14 +190,10 @@ class ScalingRun:
 
     def load(self, out: str | PathLike[str]) -> dict[tuple[str, float], xr.Dataset]:
         """What `run` has written to `out`, without computing; raises `StoreError` when blocks are missing."""
-        found = {}
-        for (description, rate, _, _), job in zip(self.parts(), self.jobs(out), strict=True):
-            results = store.load(job.out)
-            if results.unfinished():
-                count = len(results.unfinished())
-                raise StoreError(f"{job.out}: {count} of {len(results.blocks())} blocks are not finished")
-            found[description, rate] = results.dataset().isel(learning_rate=0, init_width=0)
-        return found
+        return {
+            (description, rate): store.finished(job.out).isel(learning_rate=0, init_width=0)
+            for (description, rate, _, _), job in zip(self.parts(), self.jobs(out), strict=True)
+        }
 
     def _observables(self, description: str) -> Any:
         """Only the RBM's own count is worth its time here."""
