@@ -22,9 +22,18 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dysonjax.dynamics import Dynamics, Parameter, lift
 from dysonjax.observables import Variable, snapshot
+
+
+@pytest.fixture(autouse=True)
+def same_numbers(request):
+    """A test module's generator `RNG` starts every test anew, so that no number depends on which tests ran before."""
+    if rng := getattr(request.module, "RNG", None):
+        rng.bit_generator.state = type(rng.bit_generator)(rng.bit_generator.seed_seq).state
+
 
 START = (3.0, -1.0)
 """Where the Ornstein–Uhlenbeck toy starts, times `init_width`."""

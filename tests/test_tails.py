@@ -67,11 +67,11 @@ def test_other_laws_are_preferred_where_they_are_true():
 def test_agrees_with_powerlaw():
     """The same α and ratios of likelihoods from the same x_min on, and half its p-value for the nested law.
 
-    Only up to α = 3, where its range of parameters ends; there its own x_min gives the same α within the error.
+    All exponents lie below 3, where its range of parameters ends; its own x_min gives the same α within the error.
     """
     powerlaw = pytest.importorskip("powerlaw")
-    compared = 0
-    for x in (pareto(2.5, 150), pareto(2.0, 100), np.exp(1.5 * RNG.normal(size=150)), 0.1 + RNG.gamma(0.5, size=150)):
+    samples = (pareto(2.0, 100), pareto(2.3, 150), np.exp(2.5 * RNG.normal(size=150)), 0.02 + RNG.gamma(0.3, size=150))
+    for x in samples:
         found = tails.fit_tail(KEY, x, 20)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -79,14 +79,12 @@ def test_agrees_with_powerlaw():
             fit = powerlaw.Fit(x, xmin=found.x_min * (1 - 1e-12), verbose=False)
             lognormal, _ = fit.distribution_compare("power_law", "lognormal")
             truncated, p = fit.distribution_compare("power_law", "truncated_power_law")
-        if found.exponent.value < 3:
-            compared += 1
-            assert abs(found.exponent.value - free.power_law.alpha) < found.exponent.error
-            assert found.exponent.value == pytest.approx(fit.power_law.alpha, rel=1e-4)
-            assert found.truncated.ratio == pytest.approx(min(truncated, 0), abs=2e-3)
-            assert found.truncated.p == pytest.approx(p / 2 if found.truncated.ratio else 1, abs=0.02)
-            assert found.lognormal.ratio == pytest.approx(min(lognormal, 0), abs=2e-3)
-    assert compared >= 3
+        assert abs(found.exponent.value - free.power_law.alpha) < found.exponent.error
+        assert found.exponent.value == pytest.approx(fit.power_law.alpha, rel=1e-4)
+        assert found.truncated.ratio == pytest.approx(min(truncated, 0), abs=2e-3)
+        assert found.truncated.p == pytest.approx(p / 2 if found.truncated.ratio else 1, abs=0.02)
+        if found.lognormal.ratio:  # in the limit of a power law the package's log-normal loses its digits
+            assert found.lognormal.ratio == pytest.approx(lognormal, abs=2e-3)
 
 
 def test_hill_by_hand():
