@@ -4,10 +4,11 @@
     python -m benchmarks.scaling --tiny       # the same at a size of seconds, nothing recorded
     python -m benchmarks.scaling --table      # the README's tables from the recorded results
 
-The engine: 12 × 12 × 100 gases with 21 snapshots through `scan`, with a store on disk, against the compiled
-kernel alone, called once between snapshots and never read. Devices and processes: a Dyson gas, the same size on all
-(strong) or the same size on each (weak), a process with one device each, over the loopback interface. Compile time is
-apart everywhere.
+The engine: replicas with 21 snapshots through `scan`, with a store on disk, against the compiled kernel of the same
+blocks alone, which records nothing and is called once: 12 × 12 × 100 gases of 10,000 updates, and 12 × 12 × 10 tanh
+networks of 100,000 (a tenth of a phase diagram), of which levels are recorded or all that a diagram needs. Devices and
+processes: a Dyson gas, the same size on all (strong) or the same size on each (weak), a process with one device each,
+over the loopback interface. Compile time is apart everywhere.
 """
 
 import os
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from dysonjax import store, use_all_cores
 from dysonjax.cluster import joined
 from dysonjax.gas import GasRun
 from dysonjax.header import provenance
-from dysonjax.planning import Plan, prepare
+from dysonjax.papers.phase_diagram import PhaseDiagram
+from dysonjax.planning import Job, Plan, prepare
 from dysonjax.scan import run_job
 from dysonjax.simulate import _program
 
@@ -41,15 +44,15 @@ def gas(replicas: int, steps: int) -> GasRun:
     return GasRun(levels=6, temperature=(1.0,), seeds=replicas, steps=steps, snapshots=5, scheme="pairwise_kick")
 
 
-def bare(planned: Plan, compiles: bool = False) -> float:
-    """Seconds of all blocks' compiled kernels: whole blocks on all devices, no chunks, no copies, no store."""
+def bare(planned: Plan) -> float:
+    """Seconds of all blocks' compiled kernels: no chunks, no snapshots, no copies, no store."""
     devices = tuple(planned.devices)
     sharding = NamedSharding(Mesh(np.array(devices), ("tiles",)), PartitionSpec("tiles"))
     blocks = []
     for bucket in range(len(planned.replicas.buckets)):
         hyper = planned.replicas.hyper(bucket, slice(0, 1))
         static = {name: hyper[name] for name in planned.job.dynamics.static}
-        program = _program(planned.job.dynamics, planned.observables, tuple(static.items()), devices)
+        program = _program(planned.job.dynamics, (), tuple(static.items()), devices)
         for first in range(0, planned.replicas.count, planned.block_size):
             rows = slice(first, min(first + planned.block_size, planned.replicas.count))
             n = rows.stop - rows.start
@@ -60,34 +63,40 @@ def bare(planned: Plan, compiles: bool = False) -> float:
             blocks.append((program, *jax.device_put((planned.replicas.keys(bucket, rows)[pick], traced), sharding)))
     jax.block_until_ready([b[1:] for b in blocks])
 
-    def run(program: Any, keys: Any, traced: Any) -> Any:
+    def run(program: Any, keys: Any, traced: Any, steps: int = planned.job.steps) -> Any:
         given, carry = program.start(keys, traced)
-        values, carry = program.record(carry, keys, given, jnp.int32(0))
-        for done, mark in zip(planned.marks[:-1], planned.marks[1:], strict=True):
-            carry = program.advance(carry, keys, given, jnp.int32(done), jnp.int32(mark))
-            values, carry = program.record(carry, keys, given, jnp.int32(mark))
-        return jax.block_until_ready(values)
+        marks, span = np.array([0, steps], np.int32), np.array([0, steps, 2], np.int32)
+        return jax.block_until_ready(program.advance(carry, keys, given, marks, span))
 
-    if compiles:
-        run(*blocks[-1])
+    for block in blocks:
+        run(*block, 1)  # compiles
     began = time.perf_counter()
     for block in blocks:
         run(*block)
     return time.perf_counter() - began
 
 
-def engine(points: int, seeds: int, steps: int, repeats: int) -> dict[str, float]:
+def engine(job: Job, repeats: int) -> dict[str, Any]:
     """Seconds through `scan` with a store, less those of the bare kernels, by the latter; alternating runs."""
-    temperatures = tuple(float(t) for t in np.geomspace(0.1, 1, points))
-    job = GasRun(6, temperatures, seeds=seeds, steps=steps, snapshots=21, scheme="pairwise_kick").jobs()[0]
     planned = prepare(job)
-    ratios = []
-    run_job(job, progress=False)  # compiles
-    bare(planned, compiles=True)
+    ratios, alone = [], []
+    run_job(replace(job, steps=2, snapshots=None, block_size=planned.block_size), progress=False)  # compiles
     for _ in range(repeats):
-        alone = bare(planned)
-        ratios.append(timed(lambda out: run_job(type(job)(**{**vars(job), "out": out}), progress=False)) / alone - 1)
-    return record.spread(ratios)
+        alone.append(bare(planned))
+        whole = timed(lambda out: run_job(replace(job, out=out), progress=False))
+        ratios.append(whole / alone[-1] - 1)
+    return {**record.spread(ratios), "seconds": float(np.median(alone))}
+
+
+def crowds(tiny: bool) -> dict[str, Job]:
+    """12 × 12 × 100 gases, and a tenth of as many tanh networks without and with all that a phase diagram records."""
+    points, seeds, steps = (2, 10, 40) if tiny else (12, 100, 10_000)
+    axis = tuple(float(x) for x in np.geomspace(0.1, 1, points))
+    temperature = tuple(float(x) for x in np.geomspace(0.1, 1, points**2))
+    gases = GasRun(6, temperature, seeds=seeds, steps=steps, snapshots=21, scheme="pairwise_kick")
+    batches = steps // 10
+    diagram = PhaseDiagram(axis, axis, seeds=seeds // 10, epochs=10 * steps // batches, batches=batches).jobs()[0]
+    return {"gases": gases.jobs()[0], "networks": replace(diagram, observables=()), "diagram": diagram}
 
 
 def timed(call: Any) -> float:
@@ -109,7 +118,7 @@ def devices(replicas: int, steps: int, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for name, job in jobs.items():
             used = every[: 1 if name == "1" else len(every)]
-            seconds = timed(lambda out, j=job, u=used: run_job(type(j)(**{**vars(j), "out": out}), u, progress=False))
+            seconds = timed(lambda out, j=job, u=used: run_job(replace(j, out=out), u, progress=False))
             rates[name].append(job.grid.size * steps / seconds)
     ratio = {name: record.spread(np.divide(r, rates["1"])) for name, r in rates.items()}
     return {"count": len(every), "rates": {k: record.spread(r) for k, r in rates.items()}, "ratios": ratio}
@@ -142,7 +151,7 @@ def member(where: str, out: str, size: str, index: str) -> None:
         run_job(job, progress=False)
         team.meet()
         began = time.perf_counter()
-        run_job(type(job)(**{**vars(job), "out": Path(out) / "run"}), progress=False)
+        run_job(replace(job, out=Path(out) / "run"), progress=False)
         if team.first:
             print(replicas * steps / (time.perf_counter() - began))
 
@@ -153,13 +162,13 @@ def sizes(counts: list[int], steps: int) -> list[dict[str, float]]:
     job = gas(counts[0], steps).jobs()[0]
     for count in counts:
         grid = gas(count, steps).jobs()[0].grid
-        sized = type(job)(**{**vars(job), "grid": grid})
+        sized = replace(job, grid=grid)
         run_job(sized, progress=False)  # compiles for this size
         bytes_ = 0
 
         def run(out: Path, sized: Any = sized) -> None:
             nonlocal bytes_
-            run_job(type(sized)(**{**vars(sized), "out": out}), progress=False)
+            run_job(replace(sized, out=out), progress=False)
             bytes_ = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
 
         seconds = timed(run)
@@ -197,7 +206,7 @@ def readme_table() -> str:
         d, p = line["devices"], line["processes"]
         ratio = lambda r: "{median:.2f} ({min:.2f}–{max:.2f})".format(**r)  # noqa: E731
         lines.append([
-            machine, "{median:.1%} ({min:.1%} – {max:.1%})".format(**line["engine"]),
+            machine, *["{median:.1%} ({min:.1%} – {max:.1%})".format(**cost) for cost in line["engine"].values()],
             ratio(d["ratios"][str(d["count"])]), ratio(d["ratios"]["weak"]), ratio(p["strong"]), ratio(p["weak"]),
             f"{line['store']['write']:.0f}, {line['store']['read']:.0f}",
         ])  # fmt: skip
@@ -207,7 +216,9 @@ def readme_table() -> str:
         ]
     names = [
         "machine",
-        "engine over kernel",
+        "engine over kernel: gases",
+        "networks, levels",
+        "networks, diagram",
         "devices: × one",
         "weak",
         "processes: × one",
@@ -229,9 +240,13 @@ def main(tiny: bool = False, table: bool = False, member: tuple[str, str, str, s
     use_all_cores()
     repeats = 1 if tiny else 3
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    found: dict[str, Any] = {"engine": engine(*((4, 10, 40, 1) if tiny else (144, 100, 2000, repeats)))}
-    print("engine over the bare kernel: {median:.1%} ({min:.1%} – {max:.1%})".format(**found["engine"]))
-    size = (512, 20) if tiny else (8192, 1000)
+    found: dict[str, Any] = {"engine": {name: engine(job, repeats) for name, job in crowds(tiny).items()}}
+    for name, cost in found["engine"].items():
+        print(
+            f"engine over bare kernel, {name}: "
+            + "{median:.1%} ({min:.1%} – {max:.1%}) of {seconds:.1f} s".format(**cost)
+        )
+    size = (512, 20) if tiny else (8192, 5000)
     found["devices"] = devices(*size, repeats)
     strong: list[float] = []
     weak: list[float] = []

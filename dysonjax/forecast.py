@@ -133,7 +133,7 @@ def _compressed(values: dict[str, np.ndarray], snapshots: int) -> float:
     for name, value in values.items():
         if name != "diverged_step" and value.shape[1] < snapshots:
             value = np.concatenate([value, *[value[:, -1:]] * (snapshots - value.shape[1])], axis=1)
-        group.create_array(name, data=value[None], chunks=(1, *value.shape))
+        group.create_array(name, data=value[None], chunks=(1, *value.shape), compressors=store.compressors(value.dtype))
         size += value.nbytes
     return sum(len(value) for key, value in kept.items() if "/c/" in key) / size
 

@@ -15,7 +15,7 @@ from dysonjax.errors import require, whole
 from dysonjax.grid import Grid, Replicas
 from dysonjax.header import Header, label
 from dysonjax.observables import Observable
-from dysonjax.simulate import Devices, check_snapshots, layout, tile_size
+from dysonjax.simulate import SNAPSHOTS_A_CHUNK, Devices, check_snapshots, layout, tile_size
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def prepare(job: Job, devices: Devices | None = None, shares: int = 1) -> Plan:
     most = shown.bytes_a_replica
     for bucket in range(1, len(replicas.buckets)):  # bad sizes must be refused before anything has run
         most = max(most, layout(dynamics, observables, replicas.hyper(bucket, slice(0, 1))).bytes_a_replica)
-    most += recorded  # of one snapshot
+    most += recorded * SNAPSHOTS_A_CHUNK
 
     experiment = {
         **dynamics.config,

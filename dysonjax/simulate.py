@@ -2,11 +2,12 @@
 
 Layout in memory: replicas are cut into tiles of a few, which lie on the last axis of every array, so that a tile's
 state stays in cache and every operation vectorises over it. Inside the compiled code a loop over tiles surrounds the
-loop over time, and every device has its share of the tiles; on a CPU every core can be a device (`use_all_cores`).
-The host drives the compiled code in chunks of about half a second; progress, interruption and writing live between
-them.
+loop over time, snapshots included, and every device has its share of the tiles; on a CPU every core can be a device
+(`use_all_cores`). The host drives the compiled code in chunks of about half a second; progress, interruption and
+writing live between them.
 """
 
+import bisect
 import functools
 import itertools
 import logging
@@ -33,6 +34,8 @@ os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))
 log = logging.getLogger(__name__)
 
 SECONDS_A_CHUNK = 0.5
+SNAPSHOTS_A_CHUNK = 8
+"""At most; a fixed number, because the compiled code has room for as many."""
 
 Devices = Sequence[Any]
 """Of `jax.Device`, which type checkers cannot see."""
@@ -52,8 +55,12 @@ class Program(NamedTuple):
     """The compiled pieces of a run; all arrays begin with the axis of tiles, which is spread over the devices."""
 
     start: Callable[..., tuple[PyTree, Carry]]
-    advance: Callable[..., Carry]
-    record: Callable[..., tuple[dict[str, Array], Carry]]
+    """`start(keys, traced)`: what does not change, and the carry."""
+    advance: Callable[..., tuple[Carry, dict[str, Array]]]
+    """`advance(carry, keys, given, marks, span)`: updates first … last of span = (first, last, count).
+
+    Towards `count` of the marks, one after the other, with a record [tile, mark, …] at each that is reached.
+    """
 
 
 def use_all_cores() -> None:
@@ -131,28 +138,30 @@ def simulate(
     traced = {k: jnp.broadcast_to(jnp.asarray(v), (n,))[pick] for k, v in hyper.items() if k not in static}
     keys, traced = jax.device_put((keys[pick], traced), sharding)
 
+    recorded: dict[str, np.ndarray] = {}
+
+    def keep(values: Mapping[str, Array], first: int, past: int) -> None:
+        for name, leaf in jax.device_get(values).items():
+            if name not in recorded:
+                recorded[name] = np.empty((tiles, tile, len(marks), *leaf.shape[2:-1]), leaf.dtype)
+            recorded[name][:, :, first:past] = np.moveaxis(leaf[:, : past - first], -1, 1)
+
     given, carry = program.start(keys, traced)
-    values, carry = program.record(carry, keys, given, jnp.int32(0))
-    records = [jax.device_get(values)]
-    done, chunk = 0, 1
-    for mark in marks[1:]:
-        while done < mark:
-            until = min(done + chunk, mark)
-            began = time.perf_counter()
-            carry = program.advance(carry, keys, given, jnp.int32(done), jnp.int32(until))
-            jax.block_until_ready(carry.diverged)
-            rate = (until - done) / (time.perf_counter() - began)
-            on_progress((until - done) * n)
-            chunk = max(1, min(8 * max(chunk, until - done), int(rate * SECONDS_A_CHUNK)))
-            done = until
-        values, carry = program.record(carry, keys, given, jnp.int32(mark))
-        records.append(jax.device_get(values))
-
-    def replicas_first(leaf: np.ndarray) -> np.ndarray:
-        return np.moveaxis(leaf, -1, 1).reshape(tiles * tile, *leaf.shape[1:-1])[:n]
-
-    stacked = {name: np.stack([replicas_first(r[name]) for r in records], axis=1) for name in records[0]}
-    return stacked | {"diverged_step": replicas_first(np.asarray(carry.diverged))}
+    done, mark, chunk = 0, 0, 1
+    while done < steps:
+        ahead = marks[mark : mark + SNAPSHOTS_A_CHUNK]
+        first, done = done, min(done + chunk, ahead[-1])
+        span = np.array([first, done, bisect.bisect_left(ahead, done) + 1], np.int32)
+        began = time.perf_counter()
+        carry, values = program.advance(carry, keys, given, np.resize(np.int32(ahead), SNAPSHOTS_A_CHUNK), span)
+        jax.block_until_ready(carry.diverged)
+        rate = (done - first) / (time.perf_counter() - began)
+        reached = bisect.bisect_right(marks, done)
+        keep(values, mark, reached)
+        on_progress((done - first) * n)
+        mark, chunk = reached, max(1, min(8 * max(chunk, done - first), int(rate * SECONDS_A_CHUNK)))
+    recorded["diverged_step"] = np.moveaxis(np.asarray(carry.diverged), -1, 1)
+    return {name: leaf.reshape(tiles * tile, *leaf.shape[2:])[:n] for name, leaf in recorded.items()}
 
 
 def check_snapshots(steps: int, snapshots: Sequence[int] | None) -> tuple[int, ...]:
@@ -186,7 +195,7 @@ def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping
 
     def everything(keys, traced):
         given, carry = tile.start(keys, traced)
-        return given, carry, tile.record(carry, keys, given, jnp.int32(0))[0], lift(dynamics.spectra)(carry.state)
+        return given, carry, tile.values(carry, given)[0], lift(dynamics.spectra)(carry.state)
 
     given, carry, values, spectra = jax.eval_shape(everything, keys, traced)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((given, carry)) if hasattr(x.dtype, "itemsize"))
@@ -228,8 +237,26 @@ class _Tile(NamedTuple):
         diverged = jnp.where(lift(self.dynamics.healthy)(state), NEVER, 0).astype(jnp.int32)
         return given, Carry(state, diverged, accumulators)
 
-    def advance(self, carry, keys, given, first, last):
-        return jax.lax.fori_loop(first, last, lambda i, c: self._update(i, c, keys, given), carry)
+    def advance(self, carry, keys, look, marks, span):
+        """`look()`: what does not change, asked for at every use."""
+        first, last, count = span
+        shapes = jax.eval_shape(lambda c: self.values(c, look())[0], carry)
+        records = jax.tree.map(lambda x: jnp.zeros((len(marks), *x.shape), x.dtype), shapes)
+        streaming = [k for k, o in enumerate(self.observables) if o.update]  # the others stay out of the inner loop
+
+        def to_mark(m, held):
+            carry, records = held
+            begin, end = jnp.where(m == 0, first, marks[m - 1]), jnp.minimum(marks[m], last)
+            moving = carry._replace(accumulators=tuple(carry.accumulators[k] for k in streaming))
+            moving = jax.lax.fori_loop(begin, end, lambda i, c: self._update(i, c, keys, look()), moving)
+            streamed = dict(zip(streaming, moving.accumulators, strict=True))
+            kept = tuple(streamed.get(k, a) for k, a in enumerate(carry.accumulators))
+            carry = moving._replace(accumulators=kept)
+            return jax.lax.cond(
+                end == marks[m], lambda c, r: self._record(c, r, look(), m, end), lambda c, r: (c, r), carry, records
+            )
+
+        return jax.lax.fori_loop(0, count, to_mark, (carry, records))
 
     def _update(self, number, carry, keys, given):
         keys = lift(lambda key: jax.random.fold_in(key, number))(keys)
@@ -242,9 +269,6 @@ class _Tile(NamedTuple):
         state = jax.tree.map(lambda new, old: jnp.where(diverged == NEVER, new, old), state, carry.state)
 
         def accumulate(observable, accumulator):
-            if not observable.update:
-                return accumulator
-
             def update(accumulator):
                 return self._lift(observable.update)(accumulator, *self._view(state, given))
 
@@ -252,9 +276,17 @@ class _Tile(NamedTuple):
                 return update(accumulator)
             return jax.lax.cond((number + 1) % observable.every == 0, update, lambda same: same, accumulator)
 
-        return Carry(state, diverged, tuple(map(accumulate, self.observables, carry.accumulators)))
+        streaming = (o for o in self.observables if o.update)
+        return Carry(state, diverged, tuple(map(accumulate, streaming, carry.accumulators)))
 
-    def record(self, carry, keys, given, number):
+    def _record(self, carry, records, given, mark, number):
+        values, healthy, accumulators = self.values(carry, given)
+        diverged = jnp.where((carry.diverged == NEVER) & ~healthy, number, carry.diverged)
+        records = jax.tree.map(lambda kept, value: kept.at[mark].set(value), records, values)
+        return Carry(carry.state, diverged, accumulators), records
+
+    def values(self, carry, given):
+        """What a snapshot shows, whether all levels are finite, and the accumulators of the next window."""
         view = self._view(carry.state, given)
         names = level_names(view[0])
         values = {names[matrix]: levels for matrix, levels in view[0].items()}
@@ -263,9 +295,7 @@ class _Tile(NamedTuple):
             recorded, accumulator = self._lift(observable.result)(accumulator, *view)
             values.update(recorded)
             accumulators.append(accumulator)
-        healthy = lift(all_levels_finite)(view[0])
-        diverged = jnp.where((carry.diverged == NEVER) & ~healthy, number, carry.diverged)
-        return values, Carry(carry.state, diverged, tuple(accumulators))
+        return values, lift(all_levels_finite)(view[0]), tuple(accumulators)
 
     def _view(self, state, given):
         return lift(self.dynamics.spectra)(state), state, given
@@ -291,20 +321,25 @@ def _program(
     mesh = Mesh(np.array(devices), ("tiles",))
     tiles, common = PartitionSpec("tiles"), PartitionSpec()
 
-    def spread(function, mapped: int, unmapped: int = 0, donate: tuple[int, ...] = ()):
-        def share(*args):
-            return jax.lax.map(lambda own: function(*own, *args[mapped:]), args[:mapped])
+    def start(keys, traced):
+        return jax.lax.map(lambda own: tile.start(*own), (keys, traced))
 
+    def advance(carry, keys, given, marks, span):
+        def of_tile(own):
+            number, carry, keys = own
+            look = lambda: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, 0, False), given)  # noqa: E731
+            return tile.advance(carry, keys, look, marks, span)
+
+        # an update may need one batch of a tile's data; cut out here, XLA would copy all of them in every call
+        return jax.lax.map(of_tile, (jnp.arange(len(keys)), carry, keys))
+
+    def spread(share, mapped: int, unmapped: int = 0, donate: tuple[int, ...] = ()):
         specs = (tiles,) * mapped + (common,) * unmapped
         return jax.jit(
             jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=tiles, check_vma=False), donate_argnums=donate
         )
 
-    return Program(
-        start=spread(tile.start, 2),
-        advance=spread(tile.advance, 3, 2, donate=(0,)),
-        record=spread(tile.record, 3, 1, donate=(0,)),
-    )
+    return Program(start=spread(start, 2), advance=spread(advance, 3, 2, donate=(0,)))
 
 
 def _dtype(value: Any) -> Any:

@@ -14,7 +14,7 @@ WORDS = {
     "rbm": "dysonjax, Wishart:",
     "gpt": "spectra every 50 updates:",
     "analyze": "report of a 128 × 128 matrix:",
-    "scaling": "engine over the bare kernel:",
+    "scaling": "engine over bare kernel, gases:",
     "spectra": "rigidity, 200 levels, 48 lengths:",
 }
 

@@ -160,19 +160,24 @@ def langevin_terms(
     phi = network.activate(field)
     error = (phi @ z.T - examples[1]) @ z * network.slope(phi)
     basis = jnp.linalg.eigh(w @ w.T)[1][:, ::-1]
-    half = jnp.einsum("ni,nj->nij", s @ w.T, error)
-    d = half + half.mT
-    rotated = basis.T @ d @ basis
-    mean = jnp.mean(rotated, axis=0)
-    published = basis.T @ jnp.var(d, axis=0) @ basis
+    edges = jnp.array([0, -1])
+
+    def rows(h: Array, e: Array, of: Array) -> Float[Array, "n r K"]:
+        return h[:, of, None] * e[:, None] + e[:, of, None] * h[:, None]
+
+    h = s @ w.T  # D = h eᵀ + e hᵀ, e the error: turning the two vectors is cheaper than turning D
+    turned = rows(h @ basis, error @ basis, edges)
+    mean = jnp.mean(turned, axis=0)
+    published = basis[:, edges].T @ jnp.var(rows(h, error, jnp.arange(len(w))), axis=0) @ basis
     return (
-        jnp.abs(mean[0, 0]) - jnp.abs(mean[-1, -1]),
-        _edge_repulsion(jnp.var(rotated, axis=0)),
+        jnp.abs(mean[0, 0]) - jnp.abs(mean[1, -1]),
+        _edge_repulsion(jnp.var(turned, axis=0)),
         _edge_repulsion(published),
     )
 
 
-def _edge_repulsion(v: Float[Array, "K K"]) -> Float[Array, ""]:
-    count = len(v)
+def _edge_repulsion(v: Float[Array, "2 K"]) -> Float[Array, ""]:
+    """V_t from the first and the last row of Ṽ."""
+    count = v.shape[1]
     k = jnp.arange(1, count - 1)
-    return 2 * v[0, -1] / (count - 1) + jnp.sum((v[0, k] + v[-1, count - 1 - k]) / k)
+    return 2 * v[0, -1] / (count - 1) + jnp.sum((v[0, k] + v[1, count - 1 - k]) / k)
