@@ -59,6 +59,7 @@ def test_random_matrices_follow_every_law():
     assert found.spacing_reference[0] < found.spacing_reference[1] < 0.12
 
 
+@pytest.mark.slow
 def test_p_values_are_those_of_random_matrices():
     """Of 30 pools, uniform: neither the law's nor the surmise's."""
     p = np.array([[f.law_p, f.initial_p, f.spacing_p] for f in (findings(pool(4), 0.02) for _ in range(30))])

@@ -51,6 +51,7 @@ def test_numbers_of_the_good_setting(good):
     assert good.noise_spectrum.shape == (9,)
 
 
+@pytest.mark.slow
 def test_a_learning_rate_so_large_that_the_picture_fails():
     """At αh = 1.5 SGD has 4 times the equation's variance, and SVAG of order 4 16/13 times."""
     report = validity(2, QuadraticModel(variance=0.001), 1.5, BATCH, steps=200, svag_orders=(1, 4), **SMALL)
