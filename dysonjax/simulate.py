@@ -151,9 +151,10 @@ def simulate(
     while done < steps:
         ahead = marks[mark : mark + SNAPSHOTS_A_CHUNK]
         first, done = done, min(done + chunk, ahead[-1])
+        room = np.resize(np.array(ahead, np.int32), SNAPSHOTS_A_CHUNK)
         span = np.array([first, done, bisect.bisect_left(ahead, done) + 1], np.int32)
         began = time.perf_counter()
-        carry, values = program.advance(carry, keys, given, np.resize(np.int32(ahead), SNAPSHOTS_A_CHUNK), span)
+        carry, values = program.advance(carry, keys, given, room, span)
         jax.block_until_ready(carry.diverged)
         rate = (done - first) / (time.perf_counter() - began)
         reached = bisect.bisect_right(marks, done)
