@@ -1,6 +1,9 @@
 """What training leaves on disk, each in one piece: weights as .npz, a checkpoint to continue from, the results."""
 
+import contextlib
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +78,8 @@ def save_results(out: Path, ds: xr.Dataset) -> None:
     try:
         draft = out / f"{RESULTS}.partial"
         shutil.rmtree(draft, ignore_errors=True)
-        ds.to_zarr(draft, consolidated=False)
+        with _text_allowed():
+            ds.to_zarr(draft, consolidated=False)
         draft.rename(out / RESULTS)
     except OSError as error:
         raise StoreError(f"{out}: cannot be written ({error.strerror or error})") from error
@@ -86,6 +90,15 @@ def load_results(out: Path) -> xr.Dataset:
     if not (out / RESULTS).is_dir():
         raise StoreError(f"{out}: the run is not finished; continue it with the same command")
     try:
-        return xr.open_zarr(out / RESULTS, consolidated=False, chunks=None).load()
+        with _text_allowed():
+            return xr.open_zarr(out / RESULTS, consolidated=False, chunks=None).load()
     except Exception as error:  # whatever a damaged store makes zarr say
         raise StoreError(f"{out}: cannot be read ({type(error).__name__}: {str(error)[:120]})") from error
+
+
+@contextlib.contextmanager
+def _text_allowed() -> Iterator[None]:
+    """The zarr of Python 3.11 warns of names as text, which later releases read as they are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s)The data type .* Zarr V3 specification")
+        yield
