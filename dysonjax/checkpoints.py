@@ -98,7 +98,7 @@ def load_results(out: Path) -> xr.Dataset:
 
 @contextlib.contextmanager
 def _text_allowed() -> Iterator[None]:
-    """The zarr of Python 3.11 warns of names as text, which later releases read as they are."""
+    """The newest zarr for Python 3.11 warns that names as text may be stored in another way one day."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s)The data type .* Zarr V3 specification")
         yield

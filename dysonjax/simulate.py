@@ -243,16 +243,11 @@ class _Tile(NamedTuple):
         first, last, count = span
         shapes = jax.eval_shape(lambda c: self.values(c, look())[0], carry)
         records = jax.tree.map(lambda x: jnp.zeros((len(marks), *x.shape), x.dtype), shapes)
-        streaming = [k for k, o in enumerate(self.observables) if o.update]  # the others stay out of the inner loop
 
         def to_mark(m, held):
             carry, records = held
             begin, end = jnp.where(m == 0, first, marks[m - 1]), jnp.minimum(marks[m], last)
-            moving = carry._replace(accumulators=tuple(carry.accumulators[k] for k in streaming))
-            moving = jax.lax.fori_loop(begin, end, lambda i, c: self._update(i, c, keys, look()), moving)
-            streamed = dict(zip(streaming, moving.accumulators, strict=True))
-            kept = tuple(streamed.get(k, a) for k, a in enumerate(carry.accumulators))
-            carry = moving._replace(accumulators=kept)
+            carry = jax.lax.fori_loop(begin, end, lambda i, c: self._update(i, c, keys, look()), carry)
             return jax.lax.cond(
                 end == marks[m], lambda c, r: self._record(c, r, look(), m, end), lambda c, r: (c, r), carry, records
             )
@@ -270,6 +265,9 @@ class _Tile(NamedTuple):
         state = jax.tree.map(lambda new, old: jnp.where(diverged == NEVER, new, old), state, carry.state)
 
         def accumulate(observable, accumulator):
+            if not observable.update:
+                return accumulator
+
             def update(accumulator):
                 return self._lift(observable.update)(accumulator, *self._view(state, given))
 
@@ -277,8 +275,7 @@ class _Tile(NamedTuple):
                 return update(accumulator)
             return jax.lax.cond((number + 1) % observable.every == 0, update, lambda same: same, accumulator)
 
-        streaming = (o for o in self.observables if o.update)
-        return Carry(state, diverged, tuple(map(accumulate, streaming, carry.accumulators)))
+        return Carry(state, diverged, tuple(map(accumulate, self.observables, carry.accumulators)))
 
     def _record(self, carry, records, given, mark, number):
         values, healthy, accumulators = self.values(carry, given)

@@ -48,7 +48,7 @@ class Store:
 
     @functools.cached_property
     def _arrays(self) -> dict[str, Any]:
-        """The recorded arrays by name; opened once, as opening one costs as much as writing a block."""
+        """The recorded arrays by name; opened once, as opening one takes milliseconds."""
         with _reading(self.directory):
             return {name: self._group[name] for name in self.header.variables}
 
@@ -192,7 +192,7 @@ def _fill(
 
 
 def compressors(dtype: np.dtype) -> Any:
-    """None for floating-point numbers: they are noise, of which a codec saves a tenth for five times the time."""
+    """None for floating-point numbers: of noise a codec saves a tenth, for five times the time."""
     return None if np.issubdtype(dtype, np.inexact) else "auto"
 
 
