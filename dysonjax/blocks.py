@@ -5,13 +5,15 @@ Each product is a sum over one short axis. XLA's CPU code for the two ways of wr
 chosen by version: unrolled sums with four partial sums in flight, or a product followed by a reduction.
 """
 
+import math
 import operator
+from collections.abc import Callable
 from functools import reduce
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float, Inexact, PyTree
 
 Form = Literal["unrolled", "reduce"]
 
@@ -22,6 +24,8 @@ LARGEST_FACTORED = 32
 """Larger matrices are factored by the library."""
 IN_FLIGHT = 4
 """Independent partial sums: a chain of additions would wait for each one's latency."""
+CHUNK = 8
+"""Examples at a time, at most: what becomes of them stays in the first-level cache."""
 
 
 def matvec(w: Inexact[Array, "m n R"], x: Inexact[Array, "B n R"]) -> Inexact[Array, "B m R"]:
@@ -76,6 +80,24 @@ def solve_upper(u: Float[Array, "n n R"], b: Float[Array, "n m R"]) -> Float[Arr
 def dot(x: Inexact[Array, "n R"], y: Inexact[Array, "n R"]) -> Inexact[Array, " R"]:
     """Σ_i x_i y_i for each replica."""
     return _sum_of_products(x, y, axis=0)
+
+
+def chunks(examples: PyTree, size: int = CHUNK) -> PyTree:
+    """Arrays [n, …] as [n / c, c, …], with the largest c that divides both n and `size`."""
+    return jax.tree.map(lambda x: x.reshape(-1, math.gcd(len(x), size), *x.shape[1:]), examples)
+
+
+def map_examples(function: Callable[..., PyTree], *examples: PyTree) -> PyTree:
+    """`function` of arrays [n, …, R] that treats their n examples one by one, a chunk of them at a time."""
+    made = jax.lax.map(lambda chunk: function(*chunk), chunks(examples))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), made)
+
+
+def sum_of_chunks(function: Callable[..., PyTree], *parts: PyTree) -> PyTree:
+    """Σ_i `function`(parts [i]) over the first axis of arrays [n, c, …, R], such as `chunks` makes."""
+    add = lambda total, part: (jax.tree.map(operator.add, total, function(*part)), None)  # noqa: E731
+    first = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], parts))
+    return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first), parts)[0]
 
 
 def _sum_of_products(a: Array, b: Array, axis: int) -> Array:

@@ -253,7 +253,7 @@ def _balance(motion: Motion) -> Observable:
         return {"balance": value}, init(*view)
 
     text = "growth of Σx² beyond Itô's formula since the last snapshot, in units of what the noise adds"
-    return Observable(init, result, {"balance": Variable((), text)}, update, 1, {"health": "balance"})
+    return Observable(init, result, {"balance": Variable((), text)}, update, 1, config={"health": "balance"})
 
 
 def tile_of(n: int, scheme: str) -> int:

@@ -1,8 +1,8 @@
 """Streaming accumulators: what is measured while replicas run, in memory that does not grow with the number of updates.
 
-Every observable reports once per snapshot; an accumulated one covers the updates since the snapshot before. All
-functions are those of one replica, with `(spectra, state, hyper)` as their view of it; the engine runs them for whole
-blocks.
+Every observable reports once per snapshot; an accumulated one covers the updates since the snapshot before. Functions
+are those of one replica, with `(spectra, state, hyper)` as their view of it, which the engine runs for whole blocks;
+or, where that is faster, of a block.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,6 +37,8 @@ class Observable:
     - `result(accumulator, spectra, state, hyper) -> (values by name, accumulator for the next window)`, at each
       snapshot;
     - `variables`: the label of each value;
+    - `of_block`: the functions take and return blocks, replicas on the last axis of every array, instead of one
+      replica; must equal `jax.vmap(…, in_axes=-1, out_axes=-1)` of those of one replica;
     - `config`: JSON that tells observables apart when a stored run is continued.
     """
 
@@ -45,20 +47,24 @@ class Observable:
     variables: Mapping[str, Variable]
     update: Callable[[PyTree, Spectra, PyTree, Hyper], PyTree] | None = None
     every: int = 0
+    of_block: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def snapshot(name: str, measure: Measure, variable: Variable = Variable()) -> Observable:
+def snapshot(name: str, measure: Measure, variable: Variable = Variable(), of_block: bool = False) -> Observable:
     """`measure(spectra, state, hyper)` at each snapshot, under `name`."""
-    return snapshots(lambda *view: {name: measure(*view)}, {name: variable})
+    return snapshots(lambda *view: {name: measure(*view)}, {name: variable}, of_block)
 
 
-def snapshots(measure: Callable[..., dict[str, Array]], variables: Mapping[str, Variable]) -> Observable:
+def snapshots(
+    measure: Callable[..., dict[str, Array]], variables: Mapping[str, Variable], of_block: bool = False
+) -> Observable:
     """Several values from one function `measure(spectra, state, hyper) -> {name: value}` at each snapshot."""
     return Observable(
         init=lambda *view: (),
         result=lambda accumulator, *view: (measure(*view), ()),
         variables=variables,
+        of_block=of_block,
         config={"snapshots": sorted(variables)},
     )
 
@@ -87,7 +93,7 @@ def mean(name: str, measure: Measure, variable: Variable = Variable(), every: in
         value = jnp.where(sums.count > 0, sums.total / jnp.maximum(sums.count, 1), measure(*view))
         return {name: value}, init(*view)
 
-    return Observable(init, result, {name: variable}, update, every, {"mean": name, "every": every})
+    return Observable(init, result, {name: variable}, update, every, config={"mean": name, "every": every})
 
 
 class _Moments(NamedTuple):
@@ -120,7 +126,7 @@ def moments(name: str, measure: Measure, variable: Variable = Variable(), every:
         return values, init(*view)
 
     labels = {f"{name}_mean": variable, f"{name}_variance": variable._replace(unit=f"{variable.unit}^2")}
-    return Observable(init, result, labels, update, every, {"moments": name, "every": every})
+    return Observable(init, result, labels, update, every, config={"moments": name, "every": every})
 
 
 def histogram(name: str, measure: Measure, edges: Array, variable: Variable = Variable(), every: int = 1) -> Observable:
@@ -148,7 +154,7 @@ def histogram(name: str, measure: Measure, edges: Array, variable: Variable = Va
 
     labels = {name: variable._replace(dims=(f"{name}_bin",))}
     config = {"histogram": name, "every": every, "edges": [float(e) for e in edges]}
-    return Observable(init, result, labels, update, every, config)
+    return Observable(init, result, labels, update, every, config=config)
 
 
 def _real(measure: Measure) -> Measure:

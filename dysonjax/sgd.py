@@ -1,5 +1,6 @@
 """Full-matrix stochastic gradient descent for any model: W ← W − (α/|B|) Σ_{b∈B} ∂L_b/∂W, α learning rate, B batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +10,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from dysonjax import spectra
+from dysonjax.blocks import chunks, sum_of_chunks
 from dysonjax.dynamics import Dynamics, Hyper, Parameter, Spectra, lift
 from dysonjax.errors import InputError, require, whole
 from dysonjax.models.base import Model, MomentModel, mean_loss
@@ -153,22 +155,32 @@ def _of_examples(model: Model, batches: int | None, tests: int, optimizer: Optim
 
 def loss_observables(model: Model) -> tuple[Observable, ...]:
     """Train loss, test loss and gradient norm of a model under `sgd`."""
+    by_hand = getattr(model, "block_loss_and_gradient", None)
+    if by_hand:
+        parts, norm, loss_and_gradient = chunks, lift(optax.tree.norm), by_hand
+    else:
+        parts = functools.partial(jax.tree.map, lambda x: x[None])  # the compiler's choice how many at a time
+        norm, loss_and_gradient = optax.tree.norm, jax.value_and_grad(functools.partial(mean_loss, model))
 
     def on_tests(spectra: Spectra, state: SGDState, hyper: Hyper) -> Array:
-        return mean_loss(model, state.params, hyper["data"].test, hyper["data"].task)
+        given: SGDData = hyper["data"]
+        losses = jax.lax.map(lambda part: loss_and_gradient(state.params, part, given.task)[0], parts(given.test))
+        return jnp.mean(losses, axis=0)
 
     def gradient_norm(spectra: Spectra, state: SGDState, hyper: Hyper) -> Array:
         given: SGDData = hyper["data"]
-        gradient = jax.grad(lambda p: mean_loss(model, p, _some_training_examples(given), given.task))(state.params)
-        return optax.tree.norm(gradient)
+        examples = parts(_some_training_examples(given))
+        gradient = sum_of_chunks(lambda part: loss_and_gradient(state.params, part, given.task)[1], examples)
+        return norm(gradient) / len(jax.tree.leaves(examples)[0])
 
     return (
         mean("train_loss", lambda spectra, state, hyper: state.loss, Variable((), "batch loss, mean over the updates")),
-        snapshot("test_loss", on_tests, Variable((), "loss on the test examples")),
+        snapshot("test_loss", on_tests, Variable((), "loss on the test examples"), of_block=bool(by_hand)),
         snapshot(
             "gradient_norm",
             gradient_norm,
             Variable((), "Frobenius norm of the gradient of the loss, on as many training examples as there are tests"),
+            of_block=bool(by_hand),
         ),
     )
 

@@ -28,8 +28,10 @@ from dysonjax.errors import InputError, require, whole
 from dysonjax.observables import Observable, Variable
 
 # XLA's CPU client runs every device's share, and the pieces of work that it waits for, in one pool of NPROC threads
-# (default: the cores). With a device on every core none is left for the pieces: JAX 0.10 waits for itself forever.
-os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))
+# (default: the cores). With a device on every core none is left for the pieces, and JAX 0.10 waits for itself forever;
+# 0.12 does not, and more threads would only take each other's core: the loop after a snapshot ran 20–40 % slower.
+if jax.__version_info__ < (0, 12):
+    os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +236,7 @@ class _Tile(NamedTuple):
         given["data"] = self._lift(self.dynamics.data)(roots[0], given)
         state = self._lift(self.dynamics.init)(roots[1], given)
         view = self._view(state, given)
-        accumulators = tuple(self._lift(o.init)(*view) for o in self.observables)
+        accumulators = tuple(self._for_tile(o, o.init)(*view) for o in self.observables)
         diverged = jnp.where(lift(self.dynamics.healthy)(state), NEVER, 0).astype(jnp.int32)
         return given, Carry(state, diverged, accumulators)
 
@@ -257,7 +259,7 @@ class _Tile(NamedTuple):
     def _update(self, number, carry, keys, given):
         keys = lift(lambda key: jax.random.fold_in(key, number))(keys)
         if self.dynamics.block_step:
-            state = self.dynamics.block_step(keys, carry.state, {**given, **self.static, "step": number})
+            state = self._joined(self.dynamics.block_step, step=number)(keys, carry.state, given)
         else:
             state = self._lift(self.dynamics.step, step=number)(keys, carry.state, given)
         healthy = lift(self.dynamics.healthy)(state)
@@ -269,7 +271,7 @@ class _Tile(NamedTuple):
                 return accumulator
 
             def update(accumulator):
-                return self._lift(observable.update)(accumulator, *self._view(state, given))
+                return self._for_tile(observable, observable.update)(accumulator, *self._view(state, given))
 
             if observable.every == 1:
                 return update(accumulator)
@@ -290,7 +292,7 @@ class _Tile(NamedTuple):
         values = {names[matrix]: levels for matrix, levels in view[0].items()}
         accumulators = []
         for observable, accumulator in zip(self.observables, carry.accumulators, strict=True):
-            recorded, accumulator = self._lift(observable.result)(accumulator, *view)
+            recorded, accumulator = self._for_tile(observable, observable.result)(accumulator, *view)
             values.update(recorded)
             accumulators.append(accumulator)
         return values, lift(all_levels_finite)(view[0]), tuple(accumulators)
@@ -298,9 +300,16 @@ class _Tile(NamedTuple):
     def _view(self, state, given):
         return lift(self.dynamics.spectra)(state), state, given
 
+    def _for_tile(self, observable, function):
+        return self._joined(function) if observable.of_block else self._lift(function)
+
     def _lift(self, function, **common):
-        """`function(…, hyper)` of one replica for the tile; `common` and static values join `hyper` unmapped."""
-        return lift(lambda *args: function(*args[:-1], {**args[-1], **self.static, **common}))
+        """`function(…, hyper)` of one replica for the tile."""
+        return lift(self._joined(function, **common))
+
+    def _joined(self, function, **common):
+        """`function(…, hyper)`, where `common` and static values, which no axis of replicas has, join `hyper`."""
+        return lambda *args: function(*args[:-1], {**args[-1], **self.static, **common})
 
 
 def all_levels_finite(spectra: Mapping[str, Array]) -> Array:

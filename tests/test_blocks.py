@@ -95,3 +95,16 @@ def test_what_is_not_positive_definite_has_no_factor():
     a = np.stack([np.diag([4.0, 1.0, 2.0]), np.diag([1.0, -1e-3, 2.0])], axis=-1)
     u = blocks.cholesky(a)
     assert np.isnan(u[-1, -1, 1]) and np.isfinite(u[..., 0]).all()
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 12])
+def test_examples_in_chunks_are_the_same_examples(n):
+    """Counts that the chunk divides, has a common factor with, and has none with."""
+    _, x, y = operands(3, 2, n)
+    kept, doubled = blocks.map_examples(lambda x, y: (x, 2 * y), jnp.asarray(x), jnp.asarray(y))
+    np.testing.assert_allclose(kept, x, rtol=1e-6)
+    np.testing.assert_allclose(doubled, 2 * y, rtol=1e-6)
+    parts = blocks.chunks((jnp.asarray(x), jnp.asarray(y)))
+    assert parts[0].shape == (n // np.gcd(n, 8), np.gcd(n, 8), 2, REPLICAS)
+    total = blocks.sum_of_chunks(lambda x, y: {"xy": blocks.sum_of_outer(y, x)}, *parts)
+    np.testing.assert_allclose(total["xy"], np.einsum("bmr,bnr->mnr", y, x), rtol=1e-5, atol=1e-5)

@@ -79,15 +79,15 @@ def test_the_module_is_the_definition(activation, hidden, trained):
 
 @pytest.mark.parametrize(("hidden", "trained"), [((6, 5), (1,)), ((6, 5), "all"), ((5, 4, 3), (2, 1))])
 def test_the_last_hidden_layer_is_the_one_before_the_output(hidden, trained):
-    """s₀ enters the last but one matrix, z = W s₀ leaves it, whichever layer the examples enter at."""
+    """z = W s₀ leaves the last but one matrix, whichever layer the examples enter at."""
     net = dj.models.TanhNetwork(hidden=hidden, trained=trained)
     keys = jax.random.split(KEY, 3)
     task = net.task(keys[0])
     params = net.init(keys[1], task, jnp.float32(1.5))
     *before, w, _ = (task | params).values()
     wanted = forward([*before, np.eye(hidden[-2])], "tanh", np.float64(jax.random.normal(keys[2], (4, 3))))
-    s, z = net.last_hidden(params, net.sample(keys[2], 4, task), task)
-    np.testing.assert_allclose(s, wanted, rtol=2e-5, atol=1e-6)
+    block = jax.tree.map(lambda x: x[..., None], (task | params, net.sample(keys[2], 4, task)[0]))
+    z = net.last_hidden(*block)[..., 0]
     np.testing.assert_allclose(z, wanted @ np.float64(w).T, rtol=2e-5, atol=1e-6)
 
 

@@ -202,3 +202,26 @@ def test_two_observables_of_one_name_are_refused():
         dj.scan(OU, GRID, 2, observables=[ob.snapshot("a", norm), ob.snapshot("a", lambda s, x, h: x[0])])
     with pytest.raises(dj.InputError, match="levels"):
         dj.scan(OU, GRID, 2, observables=[ob.snapshot("levels", norm)])
+
+
+def test_an_observable_of_a_block_is_that_of_its_replicas(recorded):
+    """The same measure and window, written once for one replica and once for replicas on the last axis."""
+
+    def totals(total, spectra, x, hyper):
+        return total + hyper["learning_rate"] * jnp.sum(x, axis=0)
+
+    def result(total, spectra, x, hyper):
+        assert hyper["batch_size"] == 1  # a plain number, not an axis of replicas
+        return {"total": total, "low": spectra["W"][-1]}, 0 * total
+
+    def watch(of_block):
+        labels = {"total": Variable(), "low": Variable()}
+        start = lambda spectra, x, hyper: 0 * x[0]  # noqa: E731
+        return ob.Observable(start, result, labels, totals, 2, of_block=of_block)
+
+    one, block = (
+        dj.scan(OU, GRID, STEPS, snapshots=MARKS, observables=[watch(b)], key=jax.random.key(5)) for b in (False, True)
+    )
+    np.testing.assert_array_equal(block.total, one.total)
+    np.testing.assert_array_equal(block.low, one.low)
+    np.testing.assert_array_equal(block.low.values.ravel(), recorded.low.values.ravel())

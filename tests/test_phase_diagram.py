@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import dysonjax as dj
-from dysonjax.papers.phase_diagram import PhaseDiagram, experiment_of, langevin_terms, order_parameters
+from dysonjax.papers.phase_diagram import PhaseDiagram, experiment_of, forward, langevin_terms, order_parameters
 from dysonjax.papers.phase_report import advice, learns, span
 from dysonjax.papers.phase_summary import (
     JAMMED_MEMORY,
@@ -30,7 +30,8 @@ def test_langevin_terms_are_the_papers():
     keys = jax.random.split(jax.random.key(5), 3)
     task = net.task(keys[0])
     weights = task | net.init(keys[1], task, jnp.float32(1.3))
-    s, target = (np.float64(a) for a in net.sample(keys[2], 40, task))
+    examples = net.sample(keys[2], 40, task)
+    s, target = map(np.float64, examples)
     w, z, count = np.float64(weights["W"]), np.float64(weights["Z"]), 5
     samples = []
     for n in range(40):
@@ -52,7 +53,11 @@ def test_langevin_terms_are_the_papers():
         return 2 * at(v, 1, count) / (count - 1) + edges
 
     wanted = abs(at(mean, 1, 1)) - abs(at(mean, count, count)), repulsion(exact), repulsion(published)
-    np.testing.assert_allclose(langevin_terms(net, weights, (s, target)), wanted, rtol=2e-3, atol=1e-6)
+    block = jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x), x], axis=-1), (weights, examples))
+    seen = forward(net, *block)
+    terms = np.array(langevin_terms(block[0]["W"], seen.z, seen.pull))
+    np.testing.assert_allclose(terms[:, 1], wanted, rtol=1e-4)
+    np.testing.assert_array_equal(terms[:, 0], 0)
 
 
 def test_jamming_is_where_the_spins_turn_bimodal():

@@ -48,6 +48,29 @@ def test_agrees_with_a_float64_numpy_loop(momentum):
     np.testing.assert_allclose(ds.train_loss[0], losses[0], rtol=1e-5)  # at the start: the first batch's
 
 
+@pytest.mark.parametrize("tests", [7, 24])
+def test_losses_at_a_snapshot_are_those_of_data_and_weights(tests):
+    """In float64, for counts of examples that are cut into chunks and that are not."""
+    dynamics = dj.sgd(NET, batches=10, tests=tests)
+    hyper = {"learning_rate": ALPHA, "init_width": WIDTH, "batch_size": BATCH}
+    data, params = one_replica(dynamics, **hyper)
+    z, w = np.float64(data.task["Z"][0]), np.float64(params["W"])
+
+    def loss_and_gradient(s, target):
+        phi = np.tanh(np.float64(s) @ w.T)
+        error = phi @ z - np.float64(target)[:, 0]
+        return 0.5 * np.mean(error**2), (error[:, None] * z * (1 - phi**2)).T @ np.float64(s) / len(s)
+
+    batches = -(-tests // BATCH)
+    (_, gradient), (loss, _) = (
+        loss_and_gradient(*examples)
+        for examples in (jax.tree.map(lambda x: np.concatenate(x[:batches]), data.batches), data.test)
+    )
+    ds = dj.scan(dynamics, dj.Grid(**hyper), 1, snapshots=[0]).squeeze()
+    np.testing.assert_allclose(ds.test_loss[0], loss, rtol=1e-5)
+    np.testing.assert_allclose(ds.gradient_norm[0], np.linalg.norm(gradient), rtol=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", [None, optax.adam])
 @pytest.mark.parametrize("batches", [3, None])
 def test_a_block_does_what_single_replicas_do(optimizer, batches):

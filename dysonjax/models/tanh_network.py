@@ -121,25 +121,26 @@ class TanhNetwork:
             x = self.activate(x @ w.T)
         return x, jax.vmap(self._module(task))(x)
 
+    def _from_first_trained(self) -> list[str]:
+        """Names of the matrices from the first trained one on."""
+        names = list(self.shapes)
+        return names[names.index(self.trained_names[0]) :]
+
     def _module(self, weights: Weights) -> FeedForward:
         """The network from its first trained layer on; missing matrices are an error."""
-        names = list(self.shapes)
-        return FeedForward([weights[n] for n in names[names.index(self.trained_names[0]) :]], self.activation)
+        return FeedForward([weights[n] for n in self._from_first_trained()], self.activation)
 
     def loss(self, params: Weights, example: tuple[Array, Array], task: Weights) -> Float[Array, ""]:
         """½|y_t − y|² for one example."""
         h, target = example
         return 0.5 * jnp.sum(jnp.square(target - self._module(task | params)(h)))
 
-    def last_hidden(
-        self, params: Weights, examples: tuple[Array, Array], task: Weights
-    ) -> tuple[Float[Array, "num L"], Float[Array, "num K"]]:
-        """s₀ and z = W s₀: what enters the last hidden layer's matrix, and what its activation acts on."""
-        s, _ = examples
-        *before, w, _ = self._module(task | params).weights
-        for v in before:
-            s = self.activate(s @ v.T)
-        return s, s @ w.T
+    def last_hidden(self, weights: Weights, inputs: Float[Array, "num n R"]) -> Float[Array, "num K R"]:
+        """z = W s₀, what the last activation acts on, for replicas on the last axis; `inputs` as in `sample`."""
+        *before, w, _ = self._from_first_trained()
+        for name in before:
+            inputs = self.activate(matvec(weights[name], inputs))
+        return matvec(weights[w], inputs)
 
     def matrices(self, params: Weights) -> Weights:
         """All trained matrices."""
@@ -162,7 +163,7 @@ class TanhNetwork:
         compiler from computing tanh again in every place that uses it.
         """
         barrier = jax.lax.optimization_barrier
-        names = list(self.shapes)[list(self.shapes).index(self.trained_names[0]) :]
+        names = self._from_first_trained()
         weights = task | params
         x, target = examples
         inputs = [x]

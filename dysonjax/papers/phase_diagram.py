@@ -8,14 +8,16 @@ boundaries, `phase_figures` and `phase_report` show them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import xarray as xr
 from jaxtyping import Array, Float, PyTree
 
+from dysonjax.blocks import chunks, dot, map_examples, matmul, matvec, matvec_transposed, sum_of_chunks, sum_of_outer
 from dysonjax.cluster import WHOLE, Share
-from dysonjax.dynamics import Hyper, Spectra
+from dysonjax.dynamics import Hyper, Spectra, lift
 from dysonjax.errors import require, whole
 from dysonjax.grid import Grid
 from dysonjax.models.tanh_network import TanhNetwork, Weights
@@ -109,7 +111,7 @@ def experiment_of(stored: Mapping) -> PhaseDiagram:
 
 def order_parameters(network: TanhNetwork) -> Observable:
     """Test error, memory, alignment and the terms of the Langevin criterion, at every snapshot, on the test inputs."""
-    w, z = list(network.shapes)[-2:]
+    w = list(network.shapes)[-2]
     rows, columns = network.shapes[w]
     require(
         2 <= rows <= columns, "hidden", network.hidden, "a last layer of at least 2 and at most the width before it"
@@ -118,36 +120,59 @@ def order_parameters(network: TanhNetwork) -> Observable:
         w in network.trained_names, "trained", network.trained, f"{w}, the matrix of the last hidden layer, among them"
     )
 
-    def spins(state: SGDState, hyper: Hyper) -> Float[Array, "n K"]:
-        given = hyper["data"]
-        return network.activate(network.last_hidden(state.params, given.test, given.task)[1])
+    def on_tests(state: SGDState, hyper: Hyper) -> _Forward:
+        return forward(network, hyper["data"].task | state.params, hyper["data"].test)
 
-    def init(spectra: Spectra, state: SGDState, hyper: Hyper) -> Float[Array, "n K"]:
-        return spins(state, hyper)
+    def init(spectra: Spectra, state: SGDState, hyper: Hyper) -> Float[Array, "n K R"]:
+        return on_tests(state, hyper).spins
 
     def result(start: Array, spectra: Spectra, state: SGDState, hyper: Hyper) -> tuple[dict[str, Array], PyTree]:
-        given = hyper["data"]
-        weights = given.task | state.params
-        phi, target = spins(state, hyper), given.test[1]
-        field = target @ weights[z]
-        drift, repulsion, published = langevin_terms(network, weights, given.test)
+        seen = on_tests(state, hyper)
+        drift, repulsion, published = langevin_terms(state.params[w], seen.z, seen.pull)
+        total = lambda x: jnp.sum(x, axis=(0, 1))  # noqa: E731
+        field2, spins2 = total(jnp.square(seen.field)), total(jnp.square(seen.spins))
         values = {
-            "test_error": jnp.mean(jnp.sum(jnp.square(target - phi @ weights[z].T), axis=-1)),
-            "memory": jnp.mean(start * phi),
-            "alignment": jnp.vdot(field, phi) / (jnp.linalg.norm(field) * jnp.linalg.norm(phi) * len(phi)),
+            "test_error": total(jnp.square(seen.error)) / len(start),
+            "memory": jnp.mean(start * seen.spins, axis=(0, 1)),
+            "alignment": total(seen.field * seen.spins) / (jnp.sqrt(field2) * jnp.sqrt(spins2) * len(start)),
             "drift": drift,
             "repulsion": repulsion,
             "repulsion_published": published,
         }
         return values, start
 
-    return Observable(init, result, _ORDER_PARAMETERS, config={"snapshots": sorted(_ORDER_PARAMETERS)})
+    config = {"snapshots": sorted(_ORDER_PARAMETERS)}
+    return Observable(init, result, _ORDER_PARAMETERS, of_block=True, config=config)
+
+
+class _Forward(NamedTuple):
+    """Of n examples for each replica: z = W s₀, φ, y − y_t, the aligning field h = Zᵀ y_t, and ∂L/∂z."""
+
+    z: Float[Array, "n K R"]
+    spins: Float[Array, "n K R"]
+    error: Float[Array, "n outputs R"]
+    field: Float[Array, "n K R"]
+    pull: Float[Array, "n K R"]
+
+
+def forward(network: TanhNetwork, weights: Weights, examples: tuple[Array, Array]) -> _Forward:
+    """What a block's last hidden layer makes of examples (inputs [n, …, R], targets [n, outputs, R])."""
+    barrier, readout = jax.lax.optimization_barrier, weights[list(network.shapes)[-1]]
+
+    def some(inputs: Array, target: Array) -> _Forward:
+        z = barrier(network.last_hidden(weights, inputs))
+        spins = barrier(network.activate(z))
+        error = barrier(matvec(readout, spins) - target)
+        pull = matvec_transposed(readout, error) * network.slope(spins)
+        return _Forward(z, spins, error, matvec_transposed(readout, target), pull)
+
+    return map_examples(some, *examples)
 
 
 def langevin_terms(
-    network: TanhNetwork, weights: Weights, examples: tuple[Array, Array]
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """Drift K_t, and Coulomb repulsion V_t in two readings, for one network of K ≥ 3 levels.
+    w: Float[Array, "K L R"], z: Float[Array, "n K R"], pull: Float[Array, "n K R"]
+) -> tuple[Float[Array, " R"], Float[Array, " R"], Float[Array, " R"]]:
+    """Drift K_t, and Coulomb repulsion V_t in two readings, for R networks of K ≥ 3 levels, z and ∂L/∂z of n samples.
 
     For each sample D = W gᵀ + g Wᵀ with its gradient g = [Zᵀ(y − y_t)] a'(z) s₀ᵀ; in the eigenbasis of W Wᵀ, levels in
     descending order, K̃ is the mean of D and Ṽ its variance element by element. With K_t = |K̃_11| − |K̃_KK| and
@@ -155,29 +180,34 @@ def langevin_terms(
     K_t/(√r (K−1)) ≥ T V_t/(4σ_W²). The published V_t takes the variance first and then rotates that matrix as if it
     were a tensor; the other takes the variance of the rotated D, which is what repels levels.
     """
-    w, z = (weights[name] for name in list(network.shapes)[-2:])
-    s, field = network.last_hidden(weights, examples, weights)
-    phi = network.activate(field)
-    error = (phi @ z.T - examples[1]) @ z * network.slope(phi)
-    basis = jnp.linalg.eigh(w @ w.T)[1][:, ::-1]
+    basis = lift(lambda w: jnp.linalg.eigh(w @ w.T)[1][:, ::-1])(w)
     edges = jnp.array([0, -1])
+    edge_rows = jnp.swapaxes(basis[:, edges], 0, 1)
+    n, everything = len(z), jnp.arange(len(w))
 
-    def rows(h: Array, e: Array, of: Array) -> Float[Array, "n r K"]:
-        return h[:, of, None] * e[:, None] + e[:, of, None] * h[:, None]
+    # D = z pᵀ + p zᵀ, p = ∂L/∂z: turning the two vectors is cheaper than turning D
+    turned = map_examples(lambda *vectors: tuple(matvec_transposed(basis, v) for v in vectors), z, pull)
+    half = sum_of_chunks(sum_of_outer, *chunks((z, pull))) / n
+    mean = half + jnp.swapaxes(half, 0, 1)
+    mean_turned = matmul(edge_rows, matmul(mean, basis))
 
-    h = s @ w.T  # D = h eᵀ + e hᵀ, e the error: turning the two vectors is cheaper than turning D
-    turned = rows(h @ basis, error @ basis, edges)
-    mean = jnp.mean(turned, axis=0)
-    published = basis[:, edges].T @ jnp.var(rows(h, error, jnp.arange(len(w))), axis=0) @ basis
+    def squares(z: Array, p: Array, of: Array, mean: Array) -> Float[Array, "r K R"]:
+        deviation = z[:, of, None] * p[:, None] + p[:, of, None] * z[:, None] - mean
+        return dot(deviation, deviation)
+
+    def both(z: Array, p: Array, z_turned: Array, p_turned: Array) -> tuple[Array, Array]:
+        return squares(z_turned, p_turned, edges, mean_turned), squares(z, p, everything, mean)
+
+    exact, own = jax.tree.map(lambda x: x / n, sum_of_chunks(both, *chunks((z, pull, *turned))))
     return (
-        jnp.abs(mean[0, 0]) - jnp.abs(mean[1, -1]),
-        _edge_repulsion(jnp.var(turned, axis=0)),
-        _edge_repulsion(published),
+        jnp.abs(mean_turned[0, 0]) - jnp.abs(mean_turned[1, -1]),
+        _edge_repulsion(exact),
+        _edge_repulsion(matmul(edge_rows, matmul(own, basis))),
     )
 
 
-def _edge_repulsion(v: Float[Array, "2 K"]) -> Float[Array, ""]:
+def _edge_repulsion(v: Float[Array, "2 K R"]) -> Float[Array, " R"]:
     """V_t from the first and the last row of Ṽ."""
     count = v.shape[1]
     k = jnp.arange(1, count - 1)
-    return 2 * v[0, -1] / (count - 1) + jnp.sum((v[0, k] + v[1, count - 1 - k]) / k)
+    return 2 * v[0, -1] / (count - 1) + jnp.sum((v[0, k] + v[1, count - 1 - k]) / k[:, None], axis=0)
