@@ -3,7 +3,7 @@
 Layout in memory: replicas are cut into tiles of a few, which lie on the last axis of every array, so that a tile's
 state stays in cache and every operation vectorises over it. Inside the compiled code a loop over tiles surrounds the
 loop over time, snapshots included, and every device has its share of the tiles; on a CPU every core can be a device
-(`use_all_cores`). The host drives the compiled code in chunks of about half a second; progress, interruption and
+(`use_all_cores`). The host drives the compiled code in chunks of about a second; progress, interruption and
 writing live between them.
 """
 
@@ -35,7 +35,7 @@ if jax.__version_info__ < (0, 12):
 
 log = logging.getLogger(__name__)
 
-SECONDS_A_CHUNK = 0.5
+SECONDS_A_CHUNK = 1.0
 SNAPSHOTS_A_CHUNK = 8
 """At most; a fixed number, because the compiled code has room for as many."""
 

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import dysonjax as dj
-from dysonjax.papers.phase_diagram import PhaseDiagram, experiment_of, forward, langevin_terms, order_parameters
+from dysonjax.papers.phase_diagram import PhaseDiagram, experiment_of, order_parameters
 from dysonjax.papers.phase_report import advice, learns, span
 from dysonjax.papers.phase_summary import (
     JAMMED_MEMORY,
@@ -22,19 +22,24 @@ from dysonjax.papers.phase_summary import (
     mean_gap,
     summary,
 )
+from dysonjax.sgd import SGDData, SGDState
 
 
-def test_langevin_terms_are_the_papers():
-    """Against the formulas of the paper in float64, with its loops and 1-based indices, in both readings of Ṽ."""
+@pytest.mark.parametrize("tests", [40, 7])
+def test_langevin_terms_are_the_papers(tests):
+    """Against the formulas of the paper in float64, with its loops and 1-based indices, in both readings of Ṽ.
+
+    For samples that are cut into chunks and that are not.
+    """
     net = dj.models.TanhNetwork(hidden=(7, 5))
     keys = jax.random.split(jax.random.key(5), 3)
     task = net.task(keys[0])
     weights = task | net.init(keys[1], task, jnp.float32(1.3))
-    examples = net.sample(keys[2], 40, task)
+    examples = net.sample(keys[2], tests, task)
     s, target = map(np.float64, examples)
     w, z, count = np.float64(weights["W"]), np.float64(weights["Z"]), 5
     samples = []
-    for n in range(40):
+    for n in range(tests):
         field = w @ s[n]
         error = z @ np.tanh(field) - target[n]
         g = np.outer((z.T @ error) * (1 - np.tanh(field) ** 2), s[n])
@@ -53,9 +58,11 @@ def test_langevin_terms_are_the_papers():
         return 2 * at(v, 1, count) / (count - 1) + edges
 
     wanted = abs(at(mean, 1, 1)) - abs(at(mean, count, count)), repulsion(exact), repulsion(published)
-    block = jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x), x], axis=-1), (weights, examples))
-    seen = forward(net, *block)
-    terms = np.array(langevin_terms(block[0]["W"], seen.z, seen.pull))
+    block = jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x), x], axis=-1), (task, {"W": weights["W"]}, examples))
+    state, hyper = SGDState(block[1], (), jnp.zeros(2)), {"data": SGDData(block[0], None, block[2])}
+    observable = order_parameters(net)
+    values, _ = observable.result(observable.init({}, state, hyper), {}, state, hyper)
+    terms = np.array([values[name] for name in ("drift", "repulsion", "repulsion_published")])
     np.testing.assert_allclose(terms[:, 1], wanted, rtol=1e-4)
     np.testing.assert_array_equal(terms[:, 0], 0)
 
