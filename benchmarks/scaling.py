@@ -3,6 +3,7 @@
     python -m benchmarks.scaling              # everything, half an hour; appends to benchmarks/results/scaling.jsonl
     python -m benchmarks.scaling --tiny       # the same at a size of seconds, nothing recorded
     python -m benchmarks.scaling --table      # the README's tables from the recorded results
+    python -m benchmarks.scaling --block      # one block of a phase diagram with and without its snapshots, in turn
 
 The engine: replicas with 21 snapshots through `scan`, with a store on disk, against the compiled kernel of the same
 blocks alone, which records nothing and is called once: 12 × 12 × 100 gases of 10,000 updates; as many tanh networks of
@@ -11,6 +12,7 @@ gas, the same size on all (strong) or the same size on each (weak), a process wi
 interface. Compile time is apart everywhere.
 """
 
+import functools
 import os
 import resource
 import socket
@@ -36,7 +38,7 @@ from dysonjax.header import provenance
 from dysonjax.papers.phase_diagram import PhaseDiagram
 from dysonjax.planning import Job, Plan, prepare
 from dysonjax.scan import run_job
-from dysonjax.simulate import _program
+from dysonjax.simulate import _program, simulate
 
 
 def gas(replicas: int, steps: int) -> GasRun:
@@ -44,8 +46,8 @@ def gas(replicas: int, steps: int) -> GasRun:
     return GasRun(levels=6, temperature=(1.0,), seeds=replicas, steps=steps, snapshots=5, scheme="pairwise_kick")
 
 
-def bare(planned: Plan) -> float:
-    """Seconds of all blocks' compiled kernels: no chunks, no snapshots, no copies, no store."""
+def bare(planned: Plan, count: int | None = None) -> float:
+    """Seconds of all blocks' compiled kernels, or of the first `count`: no chunks, snapshots, copies, store."""
     devices = tuple(planned.devices)
     sharding = NamedSharding(Mesh(np.array(devices), ("tiles",)), PartitionSpec("tiles"))
     blocks = []
@@ -61,6 +63,7 @@ def bare(planned: Plan) -> float:
             given = planned.replicas.hyper(bucket, rows)
             traced = {k: jnp.broadcast_to(jnp.asarray(v), (n,))[pick] for k, v in given.items() if k not in static}
             blocks.append((program, *jax.device_put((planned.replicas.keys(bucket, rows)[pick], traced), sharding)))
+    blocks = blocks[:count]
     jax.block_until_ready([b[1:] for b in blocks])
 
     def run(program: Any, keys: Any, traced: Any, steps: int = planned.job.steps) -> Any:
@@ -86,6 +89,23 @@ def engine(job: Job, repeats: int) -> dict[str, Any]:
         whole = timed(lambda out: run_job(replace(job, out=out), progress=False))
         ratios.append(whole / alone[-1] - 1)
     return {**record.spread(ratios), "seconds": float(np.median(alone))}
+
+
+def block(job: Job, repeats: int) -> dict[str, Any]:
+    """Seconds of one block with its snapshots, in the host's memory, less the bare kernel's, by the latter; in turn."""
+    planned = prepare(job)
+    rows = slice(0, planned.block_size)
+    run = functools.partial(
+        simulate, job.dynamics, planned.replicas.keys(0, rows), planned.replicas.hyper(0, rows),
+        observables=planned.observables, devices=planned.devices, tile=planned.tile,
+    )  # fmt: skip
+    run(2)  # compiles
+    ratios = []
+    for _ in range(repeats):
+        alone, began = bare(planned, 1), time.perf_counter()
+        run(job.steps, snapshots=planned.marks)
+        ratios.append((time.perf_counter() - began) / alone - 1)
+    return record.spread(ratios)
 
 
 def crowds(tiny: bool) -> dict[str, Job]:
@@ -232,7 +252,9 @@ def readme_table() -> str:
     return f"{record.markdown(names, lines)}\n\n{record.markdown(costs, sized)}"
 
 
-def main(tiny: bool = False, table: bool = False, member: tuple[str, str, str, str] | None = None) -> None:
+def main(
+    tiny: bool = False, table: bool = False, block: bool = False, member: tuple[str, str, str, str] | None = None
+) -> None:
     """Measure and record; see the module."""
     if member:
         globals()["member"](*member)
@@ -241,6 +263,10 @@ def main(tiny: bool = False, table: bool = False, member: tuple[str, str, str, s
         print(readme_table())
         return
     use_all_cores()
+    if block:
+        cost = globals()["block"](crowds(tiny)["diagram"], 2 if tiny else 15)
+        print("one block with its snapshots over the bare kernel: {median:.1%} ({min:.1%} – {max:.1%})".format(**cost))
+        return
     repeats = 1 if tiny else 3
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     found: dict[str, Any] = {"engine": {name: engine(job, repeats) for name, job in crowds(tiny).items()}}
