@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from xarray.core.indexing import LazilyIndexedArray
+from zarr.errors import ContainsArrayError
 from zarr.storage import FsspecStore, MemoryStore
 
 from dysonjax.errors import InputError, StoreError, shown
@@ -175,18 +176,20 @@ def _fill(
     buckets, replicas = header.bucket_shape
     block_size = min(block_size, replicas)
     group = zarr.open_group(where, mode="a")
-    made = {name for name, _ in group.arrays()} if "format" not in group.attrs else set()
+
+    def make(name: str, **layout: Any) -> None:
+        with contextlib.suppress(ContainsArrayError):  # another process has made it, or one that was killed
+            group.create_array(name, **layout)
+
     for name, (inner, dtype) in arrays.items():
         per_snapshot = () if name == "diverged_step" else ("snapshot",)
         names = ("bucket", "replica", *per_snapshot, *header.variables[name][0])
-        if name not in made:
-            group.create_array(
-                name, shape=(buckets, replicas, *inner), chunks=(1, block_size, *inner), dtype=dtype,
-                fill_value=nothing(dtype), dimension_names=names, compressors=compressors(dtype),
-            )  # fmt: skip
-    if "finished" not in made:
-        marks = (buckets, -(-replicas // block_size))
-        group.create_array("finished", shape=marks, chunks=(1, 1), dtype=np.int8, fill_value=0)
+        make(
+            name, shape=(buckets, replicas, *inner), chunks=(1, block_size, *inner), dtype=dtype,
+            fill_value=nothing(dtype), dimension_names=names, compressors=compressors(dtype),
+        )  # fmt: skip
+    marks = (buckets, -(-replicas // block_size))
+    make("finished", shape=marks, chunks=(1, 1), dtype=np.int8, fill_value=0)
     group.attrs.put({"format": FORMAT, "header": packed(header._asdict())})
     return group
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from conftest import assert_same, ornstein_uhlenbeck
 from upath import UPath
 
@@ -93,6 +94,20 @@ def test_what_a_kill_during_creation_leaves_is_completed(url, monkeypatch):
     with pytest.raises(dj.StoreError, match="expected the directory of a dysonjax run"):
         store.load(url)
     assert_same(run(), run(url))
+
+
+def test_two_that_start_at_the_same_moment_make_one_store(url, monkeypatch):
+    """Two tasks of a job array: while one makes the first array, the other makes them all and finishes its blocks."""
+    whole, create, made = run(), zarr.Group.create_array, []
+
+    def interrupted(group, name, **layout):
+        if not made:
+            made.append(name)
+            run(url, share=Share(0, 2))
+        return create(group, name, **layout)
+
+    monkeypatch.setattr(zarr.Group, "create_array", interrupted)
+    assert_same(whole, run(url, share=Share(1, 2)))
 
 
 def test_other_things_there_are_left_alone(url):
