@@ -25,7 +25,7 @@ lint: .venv/installed-test  ## ruff's rules and format
 types: .venv/installed-test  ## pyright on dysonjax/
 	$(BIN)/basedpyright
 
-bench: .venv/installed-bench  ## all benchmarks, half an hour
+bench: .venv/installed-bench  ## all benchmarks, an hour
 	$(BIN)/python -m benchmarks.sgd_engine
 	$(BIN)/python -m benchmarks.dyson_core
 	$(BIN)/python -m benchmarks.spectra

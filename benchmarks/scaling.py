@@ -115,11 +115,9 @@ def crowds(tiny: bool) -> dict[str, Job]:
     temperature = tuple(float(x) for x in np.geomspace(0.1, 1, points**2))
     gases = GasRun(6, temperature, seeds=seeds, steps=steps, snapshots=21, scheme="pairwise_kick")
     batches = steps // 10
-    few, all_ = (
-        PhaseDiagram(axis, axis, seeds=n, epochs=10 * steps // batches, batches=batches).jobs()[0]
-        for n in (seeds // 10, seeds)
-    )
-    return {"gases": gases.jobs()[0], "networks": replace(few, observables=()), "diagram": all_}
+    diagram = PhaseDiagram(axis, axis, seeds=seeds, epochs=10 * steps // batches, batches=batches)
+    networks = replace(replace(diagram, seeds=seeds // 10).jobs()[0], observables=())
+    return {"gases": gases.jobs()[0], "networks": networks, "diagram": diagram.jobs()[0]}
 
 
 def timed(call: Any) -> float:

@@ -1,4 +1,4 @@
-"""Small matrix products for a block of replicas: one matrix a replica, replicas R on the last axis of every array.
+"""Small matrix products for a block of replicas, R on the last axis of every array, and sums over a few examples each.
 
 Each product is a sum over one short axis. XLA's CPU code for the two ways of writing that sum differs by up to a factor
 100, and which is the faster changed between JAX 0.10 and 0.12 (`benchmarks/sgd_engine.py` measures both), so the way is
