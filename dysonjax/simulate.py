@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +54,8 @@ class Carry(NamedTuple):
     accumulators: tuple[PyTree, ...]
 
 
-class Program(NamedTuple):
+@dataclass
+class Program:
     """The compiled pieces of a run; all arrays begin with the axis of tiles, which is spread over the devices."""
 
     start: Callable[..., tuple[PyTree, Carry]]
@@ -63,6 +65,8 @@ class Program(NamedTuple):
 
     Towards `count` of the marks, one after the other, with a record [tile, mark, …] at each that is reached.
     """
+    pace: float = 0.0
+    """Replica-updates a second of the last run, 0 before the first: they tell how far the next may go in one call."""
 
 
 def use_all_cores() -> None:
@@ -149,7 +153,8 @@ def simulate(
             recorded[name][:, :, first:past] = np.moveaxis(leaf[:, : past - first], -1, 1)
 
     given, carry = program.start(keys, traced)
-    done, mark, chunk = 0, 0, 1
+    started = time.perf_counter()
+    done, mark, chunk = 0, 0, max(1, int(program.pace * SECONDS_A_CHUNK / n))
     while done < steps:
         ahead = marks[mark : mark + SNAPSHOTS_A_CHUNK]
         first, done = done, min(done + chunk, ahead[-1])
@@ -163,6 +168,7 @@ def simulate(
         keep(values, mark, reached)
         on_progress((done - first) * n)
         mark, chunk = reached, max(1, min(8 * max(chunk, done - first), int(rate * SECONDS_A_CHUNK)))
+    program.pace = n * steps / (time.perf_counter() - started)
     recorded["diverged_step"] = np.moveaxis(np.asarray(carry.diverged), -1, 1)
     return {name: leaf.reshape(tiles * tile, *leaf.shape[2:])[:n] for name, leaf in recorded.items()}
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import xarray as xr
 from jaxtyping import Array, Float, PyTree
 
+from dysonjax import spectra
 from dysonjax.blocks import chunks, dot, map_examples, matmul, matvec, matvec_transposed, sum_of_chunks, sum_of_outer
 from dysonjax.cluster import WHOLE, Share
 from dysonjax.dynamics import Hyper, Spectra, lift
@@ -185,7 +186,7 @@ class LangevinCriterion:
     """
 
     def __init__(self, w: Float[Array, "K L R"], z: Float[Array, "n K R"], pull: Float[Array, "n K R"]):
-        self._basis = lift(lambda w: jnp.linalg.eigh(w @ w.T)[1][:, ::-1])(w)
+        self._basis = lift(lambda w: spectra.levels_and_vectors(w)[1])(w)
         self._edges = jnp.array([0, -1])
         self._edge_rows = jnp.swapaxes(self._basis[:, self._edges], 0, 1)
         self._centre = self._mean(sum_of_outer(z, pull), len(z))

@@ -1,6 +1,6 @@
 """Kernels on spectra: levels of stacked matrices and what is computed from them, batched on the leading axes."""
 
-from dysonjax.spectra.eigen import eigenvalues, levels
+from dysonjax.spectra.eigen import eigenvalues
 from dysonjax.spectra.estimates import (
     Estimate,
     bootstrap,
@@ -20,6 +20,7 @@ from dysonjax.spectra.rigidity import (
     rigidity_law,
     spectral_form_factor,
 )
+from dysonjax.spectra.singular import levels, levels_and_vectors
 from dysonjax.spectra.spacings import gaps, k_gaps, k_spacing_ratios, participation_ratios, spacing_ratios
 from dysonjax.spectra.tridiagonal import bidiagonal_singular_values, tridiagonal_eigenvalues
 from dysonjax.spectra.unfolding import (
@@ -55,6 +56,7 @@ __all__ = [
     "ks_distance",
     "ks_two_sample",
     "levels",
+    "levels_and_vectors",
     "number_variance",
     "number_variance_law",
     "outliers",

@@ -1,4 +1,4 @@
-"""Eigenvalues and singular values of stacked matrices, and the levels of weight matrices.
+"""Eigenvalues and singular values of stacked matrices.
 
 For many small matrices a loop over LAPACK calls spends its time in calls. Here the matrices lie side by side on the
 last axis, [n, n, R], and every operation of one algorithm serves all R of them: Householder's reduction to tridiagonal
@@ -23,14 +23,6 @@ TILE = 64
 """Matrices side by side: enough for the vector units, few enough for the second-level cache."""
 SWEEPS = 30
 """QR sweeps for an eigenvalue at most; three are typical."""
-
-
-def levels(w: Float[Array, "... m n"]) -> Float[Array, "... k"]:
-    """Eigenvalues of W Wᵀ, largest first: the k = min(m, n) squared singular values, without the |m − n| exact zeros.
-
-    Taken from the singular values, because forming W Wᵀ in float32 would lose the small levels.
-    """
-    return jnp.square(jnp.linalg.svd(w, compute_uv=False))
 
 
 @jax.custom_jvp
@@ -76,7 +68,7 @@ def eigenvalues_of_block(a: Inexact[Array, "n n R"]) -> Float[Array, "n R"]:
 
 
 def _eigenvalues(a: Array) -> Array:
-    scale = _scale(a)
+    scale = scale_of(a)
     return scale * sort_levels(tridiagonal_eigenvalues_of_block(*tridiagonal(a / scale))[0])
 
 
@@ -92,7 +84,7 @@ def _singular_values(w: Array) -> Array:
     The eigenvalues of [[0, B], [Bᵀ, 0]] for the bidiagonal B of W are ± its singular values, and this matrix is
     tridiagonal with a zero diagonal (Golub and Kahan 1965): nothing is squared, so small values keep their digits.
     """
-    scale = _scale(w)
+    scale = scale_of(w)
     squares = bidiagonal(w / scale)
     values = tridiagonal_eigenvalues_of_block(jnp.zeros((2 * w.shape[1], w.shape[2]), squares.dtype), squares)[0]
     return scale * jnp.maximum(sort_levels(values)[w.shape[1] :], 0)
@@ -156,7 +148,7 @@ def _small_on_cpu(own: Callable[[Array], Array], library: Callable[[Array], Arra
     return lax.platform_dependent(a, cpu=own, default=library) if trusted and 1 <= n <= LARGEST else library(a)
 
 
-def _scale(a: Array) -> Array:
+def scale_of(a: Array) -> Array:
     """The largest entry of each matrix, so that squares neither overflow nor vanish."""
     largest = jnp.max(jnp.abs(a), axis=(0, 1))
     return jnp.where(largest > 0, largest, 1)
