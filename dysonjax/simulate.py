@@ -3,8 +3,9 @@
 Layout in memory: replicas are cut into tiles of a few, which lie on the last axis of every array, so that a tile's
 state stays in cache and every operation vectorises over it. Inside the compiled code a loop over tiles surrounds the
 loop over time, snapshots included, and every device has its share of the tiles; on a CPU every core can be a device
-(`use_all_cores`). The host drives the compiled code in chunks of about a second; progress, interruption and
-writing live between them.
+(`use_all_cores`). The host drives the compiled code in calls of about a second, between which progress and interruption
+live: some tiles from the first update to the last, because a call must fetch its tiles' data from memory again, or a
+part of the updates where one tile takes longer.
 """
 
 import bisect
@@ -37,8 +38,8 @@ if jax.__version_info__ < (0, 12):
 log = logging.getLogger(__name__)
 
 SECONDS_A_CHUNK = 1.0
-SNAPSHOTS_A_CHUNK = 8
-"""At most; a fixed number, because the compiled code has room for as many."""
+SNAPSHOTS_A_CHUNK = 24
+"""At most; a fixed number, because the compiled code has room for as many. The default 21 fit."""
 
 Devices = Sequence[Any]
 """Of `jax.Device`, which type checkers cannot see."""
@@ -61,9 +62,10 @@ class Program:
     start: Callable[..., tuple[PyTree, Carry]]
     """`start(keys, traced)`: what does not change, and the carry."""
     advance: Callable[..., tuple[Carry, dict[str, Array]]]
-    """`advance(carry, keys, given, marks, span)`: updates first … last of span = (first, last, count).
+    """`advance(carry, keys, given, marks, span)`: updates first … last of span = (begin, end, first, last, count).
 
-    Towards `count` of the marks, one after the other, with a record [tile, mark, …] at each that is reached.
+    Of each device's tiles begin … end, towards `count` of the marks, one after the other, with a record
+    [tile, mark, …] at each that is reached.
     """
     pace: float = 0.0
     """Replica-updates a second of the last run, 0 before the first: they tell how far the next may go in one call."""
@@ -146,31 +148,41 @@ def simulate(
 
     recorded: dict[str, np.ndarray] = {}
 
-    def keep(values: Mapping[str, Array], first: int, past: int) -> None:
+    def keep(values: Mapping[str, Array], of: np.ndarray, first: int, past: int) -> None:
         for name, leaf in jax.device_get(values).items():
             if name not in recorded:
                 recorded[name] = np.empty((tiles, tile, len(marks), *leaf.shape[2:-1]), leaf.dtype)
-            recorded[name][:, :, first:past] = np.moveaxis(leaf[:, : past - first], -1, 1)
+            recorded[name][of, :, first:past] = np.moveaxis(leaf[of, : past - first], -1, 1)
 
-    given, carry = program.start(keys, traced)
     started = time.perf_counter()
-    done, mark, chunk = 0, 0, max(1, int(program.pace * SECONDS_A_CHUNK / n))
-    while done < steps:
-        ahead = marks[mark : mark + SNAPSHOTS_A_CHUNK]
-        first, done = done, min(done + chunk, ahead[-1])
-        room = np.resize(np.array(ahead, np.int32), SNAPSHOTS_A_CHUNK)
-        span = np.array([first, done, bisect.bisect_left(ahead, done) + 1], np.int32)
-        began = time.perf_counter()
-        carry, values = program.advance(carry, keys, given, room, span)
-        jax.block_until_ready(carry.diverged)
-        rate = (done - first) / (time.perf_counter() - began)
-        reached = bisect.bisect_right(marks, done)
-        keep(values, mark, reached)
-        on_progress((done - first) * n)
-        mark, chunk = reached, max(1, min(8 * max(chunk, done - first), int(rate * SECONDS_A_CHUNK)))
+    given, carry = program.start(keys, traced)
+    for begin, end in _shares(tiles // len(devices), program.pace * SECONDS_A_CHUNK / (steps * tile * len(devices))):
+        of = np.concatenate([np.arange(begin, end) + first for first in range(0, tiles, tiles // len(devices))])
+        count = int(np.clip(n - tile * of, 0, tile).sum())
+        done, mark, chunk = 0, 0, max(1, int(program.pace * SECONDS_A_CHUNK / max(count, 1)))
+        while done < steps:
+            ahead = marks[mark : mark + SNAPSHOTS_A_CHUNK]
+            first, done = done, min(done + chunk, ahead[-1])
+            room = np.resize(np.array(ahead, np.int32), SNAPSHOTS_A_CHUNK)
+            span = np.array([begin, end, first, done, bisect.bisect_left(ahead, done) + 1], np.int32)
+            began = time.perf_counter()
+            carry, values = program.advance(carry, keys, given, room, span)
+            jax.block_until_ready(carry.diverged)
+            rate = (done - first) / (time.perf_counter() - began)
+            reached = bisect.bisect_right(marks, done)
+            keep(values, of, mark, reached)
+            on_progress((done - first) * count)
+            mark, chunk = reached, max(1, min(8 * max(chunk, done - first), int(rate * SECONDS_A_CHUNK)))
     program.pace = n * steps / (time.perf_counter() - started)
     recorded["diverged_step"] = np.moveaxis(np.asarray(carry.diverged), -1, 1)
     return {name: leaf.reshape(tiles * tile, *leaf.shape[2:])[:n] for name, leaf in recorded.items()}
+
+
+def _shares(tiles: int, most: float) -> list[tuple[int, int]]:
+    """Tiles begin … end of a device, in equal shares of at most `most` (at least one; all when nothing is known)."""
+    count = -(-tiles // max(1, int(most))) if most else 1
+    cuts = [tiles * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(cuts))
 
 
 def check_snapshots(steps: int, snapshots: Sequence[int] | None) -> tuple[int, ...]:
@@ -338,13 +350,19 @@ def _program(
         return jax.lax.map(lambda own: tile.start(*own), (keys, traced))
 
     def advance(carry, keys, given, marks, span):
-        def of_tile(own):
-            number, carry, keys = own
-            look = lambda: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, 0, False), given)  # noqa: E731
-            return tile.advance(carry, keys, look, marks, span)
+        begin, end, *span = span
 
-        # an update may need one batch of a tile's data; cut out here, XLA would copy all of them in every call
-        return jax.lax.map(of_tile, (jnp.arange(len(keys)), carry, keys))
+        def of_tile(number, carry):
+            # an update may need one batch of a tile's data; cut out here, XLA would copy all of them in every call
+            look = lambda: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, 0, False), given)  # noqa: E731
+            return tile.advance(jax.tree.map(lambda x: x[number], carry), keys[number], look, marks, span)
+
+        def put(number, held):
+            return jax.tree.map(lambda whole, own: whole.at[number].set(own), held, of_tile(number, held[0]))
+
+        shapes = jax.eval_shape(lambda carry: of_tile(0, carry)[1], carry)
+        records = jax.tree.map(lambda x: jnp.zeros((len(keys), *x.shape), x.dtype), shapes)
+        return jax.lax.fori_loop(begin, end, put, (carry, records))
 
     def spread(share, mapped: int, unmapped: int = 0, donate: tuple[int, ...] = ()):
         specs = (tiles,) * mapped + (common,) * unmapped

@@ -123,15 +123,31 @@ def test_devices_do_not_matter(whole, whole_by_block, dynamics):
 
 @pytest.mark.parametrize("seconds", [0, 1e-4, 1e6])
 def test_chunks_do_not_matter(whole, monkeypatch, seconds):
-    """One update a chunk, a few, and as many as may be, across the snapshots."""
+    """One update a chunk, a few, and as many as may be, across the snapshots; then at the pace of the run before."""
     monkeypatch.setattr(loop, "SECONDS_A_CHUNK", seconds)
-    chunks = []
+    loop._program.cache_clear()
+    chunks, again = [], []
     assert_equal(whole, run(on_progress=chunks.append))
-    assert sum(chunks) == STEPS * REPLICAS
+    assert_equal(whole, run(on_progress=again.append))
+    assert sum(chunks) == sum(again) == STEPS * REPLICAS
     if seconds == 0:
-        assert chunks == [REPLICAS] * STEPS
+        assert chunks == again == [REPLICAS] * STEPS
     if seconds == 1e6:  # a chunk grows at most eightfold
         assert chunks == [REPLICAS * n for n in (1, 8, STEPS - 9)]
+        assert again == [REPLICAS * STEPS]
+
+
+def test_tiles_in_turn(whole, monkeypatch):
+    """A run of more than a second takes a few tiles at a time from the first update to the last."""
+    assert loop._shares(7, 0.0) == loop._shares(7, 9.5) == [(0, 7)]
+    assert loop._shares(7, 2.5) == [(0, 1), (1, 3), (3, 5), (5, 7)]
+    assert loop._shares(2, 0.1) == [(0, 1), (1, 2)]
+    monkeypatch.setattr(loop, "_shares", lambda tiles, most: [(0, 2), (2, 3), (3, tiles)])
+    monkeypatch.setattr(loop, "SECONDS_A_CHUNK", 1e6)
+    chunks = []
+    assert_equal(whole, run(tile=8, on_progress=chunks.append))  # five tiles on each device, the last nearly empty
+    assert sum(chunks) == STEPS * REPLICAS
+    assert chunks[-1] == STEPS * (2 * 8 + 6)
 
 
 def test_snapshots_do_not_matter(whole):
