@@ -174,7 +174,8 @@ def test_off_the_times_no_matrix_is_solved(batched):
         watched, tree = jax.tree.map(lambda x: jnp.stack([x, x]), (watched, tree))
         update = jax.vmap(update, in_axes=(0, 0, None))
     found = list(primitives(jax.make_jaxpr(update)(watched, tree, jnp.int32(1)).jaxpr))
-    assert [branch for name, branch in found if name == "svd"] == [True, True]  # two shapes, two calls
+    branches = [branch for name, branch in found if name in ("svd", "while")]
+    assert len(branches) >= 2 and all(branches)  # two shapes, by the library or by sweeps
 
 
 def test_an_int_off_the_times_does_not_even_look_at_the_weights():

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 import dysonjax as dj
+from dysonjax.dynamics import lift
 from dysonjax.papers.phase_diagram import PhaseDiagram, experiment_of, order_parameters
 from dysonjax.papers.phase_report import advice, learns, span
 from dysonjax.papers.phase_summary import (
@@ -29,7 +30,7 @@ from dysonjax.sgd import SGDData, SGDState
 def test_langevin_terms_are_the_papers(tests):
     """Against the formulas of the paper in float64, with its loops and 1-based indices, in both readings of Ṽ.
 
-    For samples that are cut into chunks and that are not.
+    For samples that are cut into chunks and that are not. The published reading has the signs of our eigenvectors.
     """
     net = dj.models.TanhNetwork(hidden=(7, 5))
     keys = jax.random.split(jax.random.key(5), 3)
@@ -46,6 +47,10 @@ def test_langevin_terms_are_the_papers(tests):
         samples.append(w @ g.T + g @ w.T)
     levels, basis = np.linalg.eigh(w @ w.T)
     basis = basis[:, np.argsort(-levels)]
+    block = jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x), x], axis=-1), (task, {"W": weights["W"]}, examples))
+    ours = np.asarray(lift(dj.spectra.levels_and_vectors)(block[1]["W"])[1][..., 1], float)
+    basis *= np.sign(np.sum(basis * ours, axis=0))
+    np.testing.assert_allclose(basis, ours, atol=1e-5)
     mean = basis.T @ np.mean(samples, axis=0) @ basis
     exact = np.var([basis.T @ d @ basis for d in samples], axis=0)
     published = basis.T @ np.var(samples, axis=0) @ basis
@@ -58,7 +63,6 @@ def test_langevin_terms_are_the_papers(tests):
         return 2 * at(v, 1, count) / (count - 1) + edges
 
     wanted = abs(at(mean, 1, 1)) - abs(at(mean, count, count)), repulsion(exact), repulsion(published)
-    block = jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x), x], axis=-1), (task, {"W": weights["W"]}, examples))
     state, hyper = SGDState(block[1], (), jnp.zeros(2)), {"data": SGDData(block[0], None, block[2])}
     observable = order_parameters(net)
     values, _ = observable.result(observable.init({}, state, hyper), {}, state, hyper)

@@ -179,7 +179,8 @@ class LangevinCriterion:
     descending order, K̃ is the mean of D and Ṽ its variance element by element. With K_t = |K̃_11| − |K̃_KK| and
     V_t = 2Ṽ_1K/(K−1) + Σ_{k=1}^{K−2} (Ṽ_{1,1+k} + Ṽ_{K,K−k})/k, the network is learnable when
     K_t/(√r (K−1)) ≥ T V_t/(4σ_W²). The published V_t takes the variance first and then rotates that matrix as if it
-    were a tensor; the other takes the variance of the rotated D, which is what repels levels.
+    were a tensor, so that it changes sign with the eigenvectors, whose signs nothing fixes; the other takes the
+    variance of the rotated D, which is what repels levels.
 
     `w` [K, L, R]; `z` and `pull` [n, K, R], z = W s₀ and p = ∂L/∂z of some samples: squares are summed around the mean
     of D = z pᵀ + p zᵀ over these, so that nothing cancels in the variances.

@@ -7,6 +7,8 @@ tile. A matrix that has converged is not rotated any more, so that its numbers n
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,64 +22,64 @@ from dysonjax.dynamics import lift
 from dysonjax.spectra.eigen import scale_of, sort_levels
 
 LARGEST = 16
-"""Matrices with up to this many levels are solved side by side on a CPU; others, and on other devices, by the library."""
+"""Up to this many levels, matrices are solved side by side on a CPU; others, and other devices', by the library."""
 TILE = 8
 """Matrices side by side: what the compiler keeps in registers and in the first-level cache."""
 SWEEPS = 30
 """Sweeps over all pairs at most; eight are typical for 16 levels."""
 
 
-@jax.custom_jvp
+def _by_library(w: Array, vectors: bool) -> tuple[Array, ...]:
+    if not vectors:
+        return (jnp.square(jnp.linalg.svd(w, compute_uv=False)),)
+    left, values, _ = jnp.linalg.svd(w, full_matrices=False)
+    return jnp.square(values), left
+
+
+def _solver(vectors: bool) -> Callable[[Array], tuple[Array, ...]]:
+    """A function of stacked matrices, to whose stack `vmap` adds: their levels, and vectors if asked for."""
+    library = partial(_by_library, vectors=vectors)
+
+    @custom_vmap
+    def solve(w: Array) -> tuple[Array, ...]:
+        stack, shape = w.shape[:-2], w.shape[-2:]
+        count = math.prod(stack)
+        if count < TILE // 2 or not 2 <= min(shape) <= LARGEST or jnp.iscomplexobj(w):
+            return library(w)
+
+        def in_tiles(w: Array) -> tuple[Array, ...]:
+            flat = jnp.pad(w.reshape(count, *shape), ((0, -count % TILE), (0, 0), (0, 0)), "edge")
+            tiles = jnp.moveaxis(flat.reshape(-1, TILE, *shape), 1, -1)
+            solved = lax.map(_side_by_side, tiles)
+            flat = [jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:-1])[:count] for x in solved[: 1 + vectors]]
+            return tuple(x.reshape(*stack, *x.shape[1:]) for x in flat)
+
+        return lax.platform_dependent(w, cpu=in_tiles, default=library)
+
+    solve.def_vmap(lambda size, batched, w: (solve(w), (True,) * (1 + vectors)))
+    differentiable = jax.custom_jvp(solve)
+    differentiable.defjvp(lambda primals, tangents: jax.jvp(library, primals, tangents))
+    return differentiable
+
+
+_levels, _levels_and_vectors = _solver(vectors=False), _solver(vectors=True)
+
+
 def levels(w: Float[Array, "... m n"]) -> Float[Array, "... k"]:
     """Eigenvalues of W Wᵀ, largest first: the k = min(m, n) squared singular values, without the |m − n| exact zeros.
 
     Taken from the singular values, because forming W Wᵀ in float32 would lose the small levels.
     """
-    return _solve(w if w.shape[-2] <= w.shape[-1] else w.mT)[0]
+    return _levels(w if w.shape[-2] <= w.shape[-1] else w.mT)[0]
 
 
-@levels.defjvp
-def _(primals, tangents):
-    return jax.jvp(lambda w: jnp.square(jnp.linalg.svd(w, compute_uv=False)), primals, tangents)
-
-
-@jax.custom_jvp
 def levels_and_vectors(w: Float[Array, "... m n"]) -> tuple[Float[Array, "... k"], Float[Array, "... m k"]]:
     """The `levels` and the eigenvectors of W Wᵀ that belong to them, in columns, of either sign."""
-    return _solve(w)
+    values, vectors = _levels_and_vectors(w)
+    return values, vectors
 
 
-@levels_and_vectors.defjvp
-def _(primals, tangents):
-    return jax.jvp(_by_library, primals, tangents)
-
-
-def _by_library(w: Array) -> tuple[Array, Array]:
-    vectors, values, _ = jnp.linalg.svd(w, full_matrices=False)
-    return jnp.square(values), vectors
-
-
-@custom_vmap
-def _solve(w: Float[Array, "... m n"]) -> tuple[Float[Array, "... k"], Float[Array, "... m k"]]:
-    """Of stacked matrices; `vmap` adds to the stack."""
-    stack, shape = w.shape[:-2], w.shape[-2:]
-    count = math.prod(stack)
-    if count < TILE // 2 or not 2 <= min(shape) <= LARGEST or jnp.iscomplexobj(w):
-        return _by_library(w)
-
-    def in_tiles(w: Array) -> tuple[Array, Array]:
-        flat = jnp.pad(w.reshape(count, *shape), ((0, -count % TILE), (0, 0), (0, 0)))
-        solved = lax.map(_side_by_side, jnp.moveaxis(flat.reshape(-1, TILE, *shape), 1, -1))
-        return tuple(jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:-1])[:count].reshape(*stack, *x.shape[1:-1]) for x in solved)  # type: ignore[return-value]  # fmt: skip
-
-    return lax.platform_dependent(w, cpu=in_tiles, default=_by_library)
-
-
-@_solve.def_vmap
-def _(size, batched, w):
-    return _solve(w), (True, True)
-
-
+@jax.jit  # traced once, whoever asks: XLA recognises what is asked for twice, as levels and with vectors
 def _side_by_side(w: Float[Array, "m n R"]) -> tuple[Float[Array, "k R"], Float[Array, "m k R"]]:
     """`levels_and_vectors` of R matrices; those of which nothing is left in some direction by the library."""
     m, n, _ = w.shape
@@ -91,7 +93,9 @@ def _side_by_side(w: Float[Array, "m n R"]) -> tuple[Float[Array, "k R"], Float[
     vectors = jnp.swapaxes(columns[:k] / jnp.where(norms == 0, 1, norms)[:, None], 0, 1)
 
     def with_library(*own: Array) -> tuple[Array, ...]:
-        return tuple(jnp.where(found, *pair) for pair in zip(own, lift(_by_library)(w), strict=True))
+        return tuple(
+            jnp.where(found, *pair) for pair in zip(own, lift(partial(_by_library, vectors=True))(w), strict=True)
+        )
 
     return lax.cond(jnp.all(found), lambda *own: own, with_library, values, vectors)
 
