@@ -23,6 +23,7 @@ import tyro
 from benchmarks import record
 from dysonjax import ensembles, spectra
 
+KINDS = ("levels", "with vectors")
 DPPY = importlib.util.find_spec("dppy") is not None
 
 
@@ -68,6 +69,26 @@ def eigenvalues(n: int, repeats: int, near_diagonal: bool = False) -> dict[str, 
     }
     found = compare(lambda: ours(on_device), peers, count, repeats)
     return {"n": n, "near_diagonal": near_diagonal, "errors": errors, **found}
+
+
+def weight_levels(k: int, repeats: int) -> dict[str, Any]:
+    """Levels of float32 weights k × 2k, without and with eigenvectors: side by side, against LAPACK in a loop."""
+    count = int(np.clip(2**19 // k**3, 16, 4096)) * (1 if jax.default_backend() == "cpu" else 64)
+    w = np.random.default_rng(0).normal(size=(count, k, 2 * k)).astype(np.float32)
+    on_device, exact = jnp.asarray(w), np.linalg.svd(w.astype(float), compute_uv=False) ** 2
+    squares = lambda w: jnp.linalg.svd(w, compute_uv=False) ** 2  # noqa: E731
+    pairs: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+        KINDS[0]: (spectra.levels, squares),
+        KINDS[1]: (spectra.levels_and_vectors, lambda w: (squares(w), jnp.linalg.eigh(w @ w.mT)[1])),
+    }
+    found: dict[str, Any] = {"k": k}
+    for name, pair in pairs.items():
+        ours, library = (partial(jax.jit(f), on_device) for f in pair)
+        values = [jax.tree.leaves(f())[0] for f in (ours, library)]
+        errors = [float(np.abs(x - exact).max() / exact.max()) for x in values]
+        assert errors[0] < max(4 * errors[1], 4e-6), errors
+        found[name] = {"errors": errors, **compare(ours, {"LAPACK in a loop": (library, count)}, count, repeats)}
+    return found
 
 
 def scipy_hermite(n: int, count: int) -> np.ndarray:
@@ -143,6 +164,7 @@ def main(tiny: bool = False, table: bool = False) -> None:
     result: dict[str, Any] = {
         "eigenvalues": [eigenvalues(n, repeats) for n in sizes],
         "near_diagonal": [eigenvalues(n, repeats, near_diagonal=True) for n in sizes if n <= 16],
+        "weights": [weight_levels(k, repeats) for k in ((4,) if tiny else (4, 8, 12, 16, 24))],
         "beta_ensembles": [
             beta_ensemble(n, 64 if tiny else 2**19 // n, repeats) for n in ((16,) if tiny else (16, 100, 1000))
         ],
@@ -161,6 +183,11 @@ def show(result: dict[str, Any]) -> None:
         near = " nearly diagonal" if line.get("near_diagonal") else ""
         errors = f" errors {line['errors'][0]:.1e}, {line['errors'][1]:.1e}" if "errors" in line else ""
         print(f"n = {line['n']}{near}: spectra/s {rates}; ratio to {ratios}{errors}")
+    for line in result["weights"]:
+        for name in KINDS:
+            rate, ratio = line[name]["rates"]["dysonjax"], line[name]["ratios"]["LAPACK in a loop"]
+            print(f"weights {line['k']} × {2 * line['k']}, {name}: {form(**rate)} a second, {form(**ratio)} × LAPACK; "
+                  f"errors {line[name]['errors'][0]:.1e}, {line[name]['errors'][1]:.1e}")  # fmt: skip
     for name in ("rigidity", "number_variance"):
         line = result["long_range"][name]
         seconds = 1 / line["rates"]["dysonjax"]["median"]
@@ -175,14 +202,18 @@ def readme_table() -> str:
         machine = f"{line['device']}, JAX {line['versions']['jax']}"
         eigen = {e["n"]: e["ratios"]["LAPACK in a loop, float32"]["median"] for e in line["eigenvalues"]}
         beta = next(b for b in line["beta_ensembles"] if b["n"] == 100)
+        weights = next(w for w in line["weights"] if w["k"] == 16) if "weights" in line else {}
         rigidity = 1e3 / line["long_range"]["rigidity"]["rates"]["dysonjax"]["median"]
         rows.append([
-            machine, *(f"{eigen[n]:.1f}" for n in (6, 12, 16, 32)), f"{beta['rates']['dysonjax']['median']:,.0f}",
+            machine, *(f"{eigen[n]:.1f}" for n in (6, 12, 16, 32)),
+            *(f"{weights[name]['ratios']['LAPACK in a loop']['median']:.1f}" if weights else "–" for name in KINDS),
+            f"{beta['rates']['dysonjax']['median']:,.0f}",
             f"{min(r['median'] for r in beta['ratios'].values()):.1f}", f"{rigidity:.1f}",
         ])  # fmt: skip
     head = [
         "machine",
         *(f"n = {n}, × LAPACK" for n in (6, 12, 16, 32)),
+        *(f"weights 16 × 32, {name}" for name in KINDS),
         "β-spectra/s, n = 100",
         "× fastest peer",
         "Δ₃, ms",
