@@ -66,7 +66,7 @@ def test_what_cannot_fit_is_refused_before_it_starts(monkeypatch, tmp_path, caps
     monkeypatch.setattr(planning, "device_memory", lambda devices: 1000)
     with pytest.raises(dj.InputError, match=r"grid = .*: expected replicas that fit: 32 a device take .* of 500 bytes"):
         dj.scan(OU, GRID, 10, out=tmp_path / "run")
-    monkeypatch.setattr(planning, "device_memory", lambda devices: 20_000)
+    monkeypatch.setattr(planning, "device_memory", lambda devices: 40_000)
     with pytest.raises(dj.InputError, match=r"block_size = 10000: expected blocks that fit"):
         prepare(Job(OU, dj.Grid(learning_rate=[0.1], batch_size=[1], seed=range(10_000)), 10, block_size=10_000))
     assert not (tmp_path / "run").exists()

@@ -25,6 +25,8 @@ LARGEST = 16
 """Up to this many levels, matrices are solved side by side on a CPU; others, and other devices', by the library."""
 TILE = 8
 """Matrices side by side: what the compiler keeps in registers and in the first-level cache."""
+WORTHWHILE = 2**10
+"""Where matrices × levels² are fewer, the library takes microseconds and compiling the sweeps would cost more."""
 SWEEPS = 30
 """Sweeps over all pairs at most; eight are typical for 16 levels."""
 
@@ -44,7 +46,7 @@ def _solver(vectors: bool) -> Callable[[Array], tuple[Array, ...]]:
     def solve(w: Array) -> tuple[Array, ...]:
         stack, shape = w.shape[:-2], w.shape[-2:]
         count = math.prod(stack)
-        if count < TILE // 2 or not 2 <= min(shape) <= LARGEST or jnp.iscomplexobj(w):
+        if count * min(shape) ** 2 < WORTHWHILE or not 2 <= min(shape) <= LARGEST or jnp.iscomplexobj(w):
             return library(w)
 
         def in_tiles(w: Array) -> tuple[Array, ...]:
