@@ -148,11 +148,14 @@ def simulate(
 
     recorded: dict[str, np.ndarray] = {}
 
-    def keep(values: Mapping[str, Array], of: np.ndarray, first: int, past: int) -> None:
-        for name, leaf in jax.device_get(values).items():
+    def keep(values: Mapping[str, Array], begin: int, end: int, first: int, past: int) -> None:
+        for name, leaf in values.items():
             if name not in recorded:
                 recorded[name] = np.empty((tiles, tile, len(marks), *leaf.shape[2:-1]), leaf.dtype)
-            recorded[name][of, :, first:past] = np.moveaxis(leaf[of, : past - first], -1, 1)
+            for shard in leaf.addressable_shards:  # on a CPU these are no copies
+                own = shard.index[0].start or 0
+                seen = np.asarray(shard.data)[begin:end, : past - first]
+                recorded[name][own + begin : own + end, :, first:past] = np.moveaxis(seen, -1, 1)
 
     started = time.perf_counter()
     given, carry = program.start(keys, traced)
@@ -170,7 +173,7 @@ def simulate(
             jax.block_until_ready(carry.diverged)
             rate = (done - first) / (time.perf_counter() - began)
             reached = bisect.bisect_right(marks, done)
-            keep(values, of, mark, reached)
+            keep(values, begin, end, mark, reached)
             on_progress((done - first) * count)
             mark, chunk = reached, max(1, min(8 * max(chunk, done - first), int(rate * SECONDS_A_CHUNK)))
     program.pace = n * steps / (time.perf_counter() - started)
