@@ -127,10 +127,9 @@ def simulate(
 
     `keys` [n] are the replicas' random keys; `hyper` holds an array [n] for every traced hyper-parameter and an int for
     every static one; `snapshots` are update numbers (default: 21 of them, log-spaced); `tile` replicas lie side by
-    side (default: `tile_size`); `on_progress` hears the number
-    of replica-updates after each chunk. Returns arrays [n, snapshot, …] by name, and `diverged_step` [n]: the update
-    after which a replica was no longer finite, `NEVER` (−1) otherwise. Such a replica is held at its last finite
-    state.
+    side (default: `tile_size`); `on_progress` hears the number of replica-updates after each chunk. Returns arrays
+    [n, snapshot, …] by name, and `diverged_step` [n]: the update after which a replica was no longer finite, `NEVER`
+    (−1) otherwise. Such a replica is held at its last finite state.
     """
     marks = check_snapshots(steps, snapshots)
     observables = tuple(dynamics.observables if observables is None else observables)
@@ -159,10 +158,10 @@ def simulate(
 
     started = time.perf_counter()
     given, carry = program.start(keys, traced)
-    for begin, end in _shares(tiles // len(devices), program.pace * SECONDS_A_CHUNK / (steps * tile * len(devices))):
-        of = np.concatenate([np.arange(begin, end) + first for first in range(0, tiles, tiles // len(devices))])
-        count = int(np.clip(n - tile * of, 0, tile).sum())
-        done, mark, chunk = 0, 0, max(1, int(program.pace * SECONDS_A_CHUNK / max(count, 1)))
+    each, wanted = tiles // len(devices), program.pace * SECONDS_A_CHUNK  # tiles a device, replica-updates a call
+    for begin, end in _shares(each, wanted / (steps * tile * len(devices))):
+        count = int(np.clip(n - tile * np.arange(begin, tiles, each), 0, tile * (end - begin)).sum())
+        done, mark, chunk = 0, 0, max(1, int(wanted / max(count, 1)))
         while done < steps:
             ahead = marks[mark : mark + SNAPSHOTS_A_CHUNK]
             first, done = done, min(done + chunk, ahead[-1])

@@ -95,9 +95,8 @@ def _side_by_side(w: Float[Array, "m n R"]) -> tuple[Float[Array, "k R"], Float[
     vectors = jnp.swapaxes(columns[:k] / jnp.where(norms == 0, 1, norms)[:, None], 0, 1)
 
     def with_library(*own: Array) -> tuple[Array, ...]:
-        others = lift(partial(_by_library, vectors=True))(
-            jnp.where(found, 0, w)
-        )  # LAPACK never sees what is not finite
+        unsolved = jnp.where(found, 0, w)  # LAPACK never sees what is not finite
+        others = lift(partial(_by_library, vectors=True))(unsolved)
         return tuple(jnp.where(found, *pair) for pair in zip(own, others, strict=True))
 
     return lax.cond(jnp.all(found), lambda *own: own, with_library, values, vectors)
