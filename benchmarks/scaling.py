@@ -7,8 +7,9 @@
 
 The engine: replicas with 21 snapshots through `scan`, with a store on disk, against the compiled kernel of the same
 blocks alone, which records nothing and is called once: 12 × 12 × 100 gases of 10,000 updates; as many tanh networks of
-100,000, with all that a phase diagram records; a tenth of them with their levels alone. The phase diagram takes
-minutes, in which a shared machine drifts by more than the difference, so one of its blocks is timed in turn, too.
+100,000, with all that a phase diagram records (three times); a tenth of them with their levels alone (the others nine
+times). The phase diagram takes minutes, in which a shared machine drifts by more than the difference, so one of its
+blocks is timed in turn, too.
 Devices and processes: a Dyson gas, the same size on all (strong) or the same size on each (weak), a process with one
 device each, over the loopback interface. Compile time is apart everywhere.
 """
@@ -82,14 +83,14 @@ def bare(planned: Plan, count: int | None = None) -> float:
 
 
 def engine(job: Job, repeats: int) -> dict[str, Any]:
-    """Seconds through `scan` with a store, less those of the bare kernels, by the latter; alternating runs."""
+    """Seconds through `scan` with a store, less those of the bare kernels before and after, by the latter."""
     planned = prepare(job)
-    ratios, alone = [], []
     run_job(replace(job, steps=2, snapshots=None, block_size=planned.block_size), progress=False)  # compiles
+    ratios, alone = [], [bare(planned)]
     for _ in range(repeats):
-        alone.append(bare(planned))
         whole = timed(lambda out: run_job(replace(job, out=out), progress=False))
-        ratios.append(whole / alone[-1] - 1)
+        alone.append(bare(planned))
+        ratios.append(2 * whole / sum(alone[-2:]) - 1)
     return {**record.spread(ratios), "seconds": float(np.median(alone))}
 
 
@@ -268,7 +269,8 @@ def main(
     repeats = 1 if tiny else 3
     jobs = crowds(tiny)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    costs = {} if block else {name: engine(job, repeats) for name, job in jobs.items()}
+    times = {name: repeats if tiny or name == "diagram" else 3 * repeats for name in jobs}
+    costs = {} if block else {name: engine(job, times[name]) for name, job in jobs.items()}
     costs["block"] = globals()["block"](jobs["diagram"], 2 if tiny else 25)
     for name, cost in costs.items():
         print(f"engine over bare kernel, {name}: " + "{median:.1%} ({min:.1%} – {max:.1%})".format(**cost))

@@ -6,8 +6,12 @@ import shutil
 import sys
 import tempfile
 
-# read when JAX first makes a device, so it must be set before any test does
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2"])
+# read when JAX first makes a device, so it must be set before any test does; one thread compiles a program, for the
+# workers already fill the cores and what is split for more threads costs a tenth more
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    " --xla_cpu_parallel_codegen_split_count=1"
+)
 
 # read when the library is loaded: two devices call LAPACK at once, and its threads would wait for each other
 os.environ["OPENBLAS_NUM_THREADS"] = "1"

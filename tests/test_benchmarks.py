@@ -19,7 +19,7 @@ WORDS = {
 }
 
 
-LONG = ("sgd_engine", "dyson_core", "gpt", "scaling")
+LONG = ("sgd_engine", "dyson_core", "rbm", "gpt", "scaling")
 """Half a minute each, mostly compilation: they take their turn with the slow tests."""
 
 
