@@ -4,7 +4,8 @@
 .NOTPARALLEL:  # two pips must not write to one .venv
 
 BIN := .venv/bin
-PYTEST_ARGS ?= -n 2
+# A file stays whole, so that its fixtures and compiled programs are made once.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: help demo test lint types bench clean FORCE
 

@@ -9,6 +9,7 @@ from conftest import assert_same
 from dysonjax import store
 from dysonjax.cli import main
 from dysonjax.console import grid_values
+from dysonjax.papers import phase_figures
 
 TINY = ["--learning-rate", "0.125,4", "--init-width", "0.125,256", "--seeds", "2", "--epochs", "2", "--batches", "5"]
 
@@ -77,6 +78,12 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "done"
     assert main(["phase-diagram", *TINY, "--out", str(out)]) == 0
     return out
+
+
+@pytest.fixture(autouse=True)
+def without_figures(monkeypatch):
+    """None but those of `finished`, which a module makes before its tests: drawing them takes longer than the runs."""
+    monkeypatch.setattr(phase_figures, "draw", lambda *run: [])
 
 
 def compute_nothing(monkeypatch):
