@@ -19,8 +19,8 @@ WORDS = {
 }
 
 
-LONG = ("sgd_engine", "dyson_core", "rbm", "gpt", "scaling")
-"""Half a minute each, mostly compilation: they take their turn with the slow tests."""
+LONG = ("sgd_engine", "dyson_core", "rbm", "gpt", "scaling", "spectra")
+"""A quarter of a minute or more each, mostly compilation: they take their turn with the slow tests."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in WORDS])

@@ -64,6 +64,7 @@ def test_validity_shows_a_verdict_a_line(capsys):
     assert "SVAG" in shown and "kurtosis" in shown and "verdict" in shown
 
 
+@pytest.mark.slow  # a run and its tables, as above, by another name
 def test_reproduce_runs_every_recipe(tmp_path, monkeypatch):
     few = {"one": ScalingRun("teacher-student", ((0.1, 4), (0.1, 8)), seeds=32, time=4.0, noise=0.5)}
     monkeypatch.setattr(recipes, "_first", lambda full: few)

@@ -165,6 +165,7 @@ def run(tmp_path):
                          channels=4, context=4)  # fmt: skip
 
 
+@pytest.mark.slow  # mostly compilation: each batch size is a program
 def test_a_grid_of_networks(run, tmp_path, monkeypatch):
     assert run.parts() == [(run.learning_rates, size, 8 // size) for size in (1, 2, 4)]
     monkeypatch.setattr(gpt_scaling, "LEAST", 2)  # every size is a program of its own, which takes long to compile

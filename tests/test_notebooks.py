@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-LONG = ("dyson_gas", "linear_scaling")
+LONG = ("dyson_gas", "linear_scaling", "phase_diagram")
 """What they call has tests of its own: they take their turn with the slow tests."""
 
 
