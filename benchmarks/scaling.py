@@ -7,8 +7,8 @@
 
 The engine: replicas with 21 snapshots through `scan`, with a store on disk, against the compiled kernel of the same
 blocks alone, which records nothing and is called once: 12 × 12 × 100 gases of 10,000 updates; as many tanh networks of
-100,000, with all that a phase diagram records (three times); a tenth of them with their levels alone (the others nine
-times). The phase diagram takes minutes, in which a shared machine drifts by more than the difference, so one of its
+100,000, with all that a phase diagram records; a tenth of them with their levels alone. The phase diagram runs three
+times, the others nine; it takes minutes, in which a shared machine drifts by more than the difference, so one of its
 blocks is timed in turn, too.
 Devices and processes: a Dyson gas, the same size on all (strong) or the same size on each (weak), a process with one
 device each, over the loopback interface. Compile time is apart everywhere.

@@ -6,8 +6,8 @@ import shutil
 import sys
 import tempfile
 
-# read when JAX first makes a device, so it must be set before any test does; one thread compiles a program, for the
-# workers already fill the cores and what is split for more threads costs a tenth more
+# read when JAX first makes a device, so it must be set before any test does; a program is not split for the compiler's
+# threads, for the workers fill the cores already
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     " --xla_cpu_parallel_codegen_split_count=1"
