@@ -7,10 +7,10 @@ BIN := .venv/bin
 # A file stays whole, so that its fixtures and compiled programs are made once.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test lint types bench clean FORCE
+.PHONY: help demo test test-slow test-versions lint types bench clean FORCE
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 	@echo 'Variables: DYSONJAX_PYTHON (the Python to use), PYTEST_ARGS (now: $(PYTEST_ARGS))'
 
 demo: .venv/installed-core  ## the main job: the phase diagram, written to runs/demo
@@ -18,6 +18,12 @@ demo: .venv/installed-core  ## the main job: the phase diagram, written to runs/
 
 test: lint types  ## lint, types, then the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: .venv/installed-test  ## statistics at full size, long runs of benchmarks and notebooks: tests/SLOW.md
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
+
+test-versions:  ## the tests on every supported pair of Python and JAX, an environment for each
+	tools/test-versions
 
 lint: .venv/installed-test  ## ruff's rules and format
 	$(BIN)/ruff check .
@@ -36,13 +42,13 @@ bench: .venv/installed-bench  ## all benchmarks, an hour
 	$(BIN)/python -m benchmarks.scaling
 
 clean:  ## remove .venv, caches and build products; runs/ stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-versions .compare build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # One stamp for each extra ("core": none), so that only a changed pyproject.toml or a new .venv installs again.
 .venv/installed-%: pyproject.toml .venv/built-from
 	@echo 'Installing dysonjax ($*) into .venv: minutes the first time'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(patsubst %,[%],$(filter-out core,$*))'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.$(patsubst %,[%],$(filter-out core,$*))'
 	@touch $@
 
 # Runs every time, but touches its file only on a rebuild. A .venv knows its own folder, so a copied one is rebuilt too.

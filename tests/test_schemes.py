@@ -1,5 +1,7 @@
 """Kicks against the exact laws of the matrices they stand for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +16,23 @@ SYMMETRIC = [(name, beta) for name, s in schemes.ALL.items() for beta in (s.beta
 EXACT = [("matrix_kick", 1), ("matrix_kick", 2), ("matrix_kick", 4), ("pairwise_kick", 1), ("pairwise_kick", 2.5)]
 
 
+@functools.cache
+def program(name, beta, rows):
+    """A kick, compiled once for all levels, variances and keys of the same shapes."""
+
+    def kicked(keys, x, variance):
+        start = jnp.broadcast_to(x[:, None], (len(x), len(keys)))
+        return schemes.ALL[name].kick(
+            keys, start, jnp.broadcast_to(variance[..., None], (*variance.shape, len(keys))), beta, rows
+        )
+
+    return jax.jit(kicked)
+
+
 def kick(name, x, variance, beta=1.0, rows=None, keys=KEYS):
     """Levels [R, n] after one kick of all keys from levels x [n]."""
-    start = jnp.broadcast_to(jnp.asarray(x, float)[:, None], (len(x), len(keys)))
-    variance = jnp.asarray(variance, float)
-    variance = jnp.broadcast_to(variance[..., None] if variance.ndim else variance, (*variance.shape, len(keys)))
-    variance = variance if variance.ndim == 3 else variance.reshape(1, 1, -1)
-    kicked = jax.jit(lambda k: schemes.ALL[name].kick(k, start, variance, beta, rows))(keys)
+    profile = jnp.asarray(variance, float)
+    kicked = program(name, beta, rows)(keys, jnp.asarray(x, float), profile if profile.ndim else profile.reshape(1, 1))
     assert not np.any(kicked.unconverged)
     return np.asarray(kicked.x, float).T
 
@@ -119,6 +131,7 @@ def test_small_and_large_loops_agree(name, monkeypatch):
     profile = 0.01 * (1 + np.add.outer(x, x) ** 2)
     small = kick(name, x, profile, keys=KEYS[:64])
     monkeypatch.setattr(schemes, "UNROLLED", 4)
+    program.cache_clear()
     np.testing.assert_allclose(kick(name, x, profile, keys=KEYS[:64]), small, atol=2e-6)
 
 
