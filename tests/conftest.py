@@ -16,12 +16,16 @@ os.environ["XLA_FLAGS"] = (
 # read when the library is loaded: two devices call LAPACK at once, and its threads would wait for each other
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-# every worker and every process that a test starts shares what has been compiled; half of the suite's time is that
+# most of the suite's time is compilation, and without most of XLA's optimisations it takes half as long; tests of what
+# only optimised code can get wrong are marked `optimised`, and DYSONJAX_OPTIMISED=1 compiles all as a user's runs are
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0" if os.environ.get("DYSONJAX_OPTIMISED") else "1"
+
+# every worker and every process that a test starts shares what has been compiled and took longer than it takes to read
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.mkdtemp(prefix="dysonjax-tests-")
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     if sys.version_info < (3, 12):  # JAX 0.10 writes pages to stderr about each program that it finds there
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -33,6 +37,16 @@ import pytest
 
 from dysonjax.dynamics import Dynamics, Parameter, lift
 from dysonjax.observables import Variable, snapshot
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures
+def pytest_runtest_setup(item):
+    """Programs are compiled as the test asks for, and never taken over from a test that asks for something else."""
+    quick = not os.environ.get("DYSONJAX_OPTIMISED") and item.get_closest_marker("optimised") is None
+    if jax.config.values["jax_disable_most_optimizations"] != quick:
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", quick)
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))  # for the processes that it starts
 
 
 @pytest.fixture(autouse=True)

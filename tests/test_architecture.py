@@ -1,6 +1,7 @@
 """What holds everywhere in the package, read from its source: floors of imports, no print, docstrings everywhere."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,7 @@ def undocumented(tree, promised=frozenset()):
     return [name for name, node in nodes if not ast.get_docstring(node)]
 
 
+@functools.cache
 def promises():
     """Names that the package's protocols declare."""
     protocols = [

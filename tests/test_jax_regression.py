@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.optimised  # it is about the compiler
 
 
 def test_compiled_sum_of_many_products_equals_the_uncompiled_one():

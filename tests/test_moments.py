@@ -68,6 +68,7 @@ def test_chi_squared_of_traced_freedom(freedom):
         assert_law(np.ravel(x), lambda y: scipy.stats.chi2.cdf(y, freedom), resolution=0.015)
 
 
+@pytest.mark.optimised  # it is about bits
 def test_a_replicas_numbers_do_not_depend_on_its_neighbours():
     """The accepted attempt of one number must not change when another needs more attempts."""
     size = jnp.full(8, 3.0)

@@ -132,15 +132,6 @@ def assert_near(found: np.ndarray, wanted: np.ndarray, rtol: float = 1e-3) -> No
         np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Nothing here runs for longer than its compilation takes."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(autouse=True)
 def somewhere(tmp_path, monkeypatch):
     """Paths in what is said are relative; figures are counted and composed, but drawing them takes too long."""

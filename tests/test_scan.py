@@ -19,6 +19,8 @@ from dysonjax.grid import Replicas
 from dysonjax.planning import plan
 from dysonjax.simulate import simulate
 
+pytestmark = pytest.mark.optimised  # it is about bits
+
 module = importlib.import_module("dysonjax.scan")  # `dysonjax.scan` is the function
 
 OU = ornstein_uhlenbeck()

@@ -14,6 +14,9 @@ from dysonjax.grid import Replicas
 
 ALPHA, WIDTH, BATCH = 0.125, 0.125, 4
 NET = dj.models.TanhNetwork()
+EPOCH = 10
+FIXED = dj.sgd(NET, batches=EPOCH, tests=7)
+"""Shared by tests, so that it is compiled once for each batch size."""
 
 
 def one_replica(dynamics, **hyper):
@@ -27,15 +30,16 @@ def one_replica(dynamics, **hyper):
 
 @pytest.mark.parametrize("momentum", [None, 0.5])
 def test_agrees_with_a_float64_numpy_loop(momentum):
-    """100 updates on the same data, T = 0.031, σ_W = 0.125; 30 fixed batches, so that epochs wrap around."""
-    optimizer = momentum and (lambda rate: optax.sgd(rate, momentum))
-    dynamics = dj.sgd(NET, batches=30, optimizer=optimizer)
+    """100 updates on the same data, T = 0.031, σ_W = 0.125; fewer fixed batches, so that epochs wrap around."""
+    dynamics = FIXED
+    if momentum:
+        dynamics = dj.sgd(NET, batches=EPOCH, optimizer=lambda rate: optax.sgd(rate, momentum))
     hyper = {"learning_rate": ALPHA, "init_width": WIDTH, "batch_size": BATCH}
     data, params = one_replica(dynamics, **hyper)
     (h, y), z, w = data.batches, np.float64(data.task["Z"][0]), np.float64(params["W"])
     velocity, losses = np.zeros_like(w), []
     for t in range(100):
-        s, target = np.float64(h[t % 30]), np.float64(y[t % 30, :, 0])
+        s, target = np.float64(h[t % EPOCH]), np.float64(y[t % EPOCH, :, 0])
         phi = np.tanh(s @ w.T)
         error = target - phi @ z
         losses.append(0.5 * np.mean(error**2))
@@ -51,7 +55,7 @@ def test_agrees_with_a_float64_numpy_loop(momentum):
 @pytest.mark.parametrize("tests", [7, 24])
 def test_losses_at_a_snapshot_are_those_of_data_and_weights(tests):
     """In float64, for counts of examples that are cut into chunks and that are not."""
-    dynamics = dj.sgd(NET, batches=10, tests=tests)
+    dynamics = FIXED if tests == 7 else dj.sgd(NET, batches=EPOCH, tests=tests)
     hyper = {"learning_rate": ALPHA, "init_width": WIDTH, "batch_size": BATCH}
     data, params = one_replica(dynamics, **hyper)
     z, w = np.float64(data.task["Z"][0]), np.float64(params["W"])
@@ -82,10 +86,14 @@ def test_a_block_does_what_single_replicas_do(optimizer, batches):
         hyper = {"learning_rate": rate, "init_width": 1.0, "batch_size": 2}
         return {**hyper, "data": dynamics.data(data_key, hyper)}
 
-    hyper = lift(lambda k, r: {n: v for n, v in given(k, r).items() if n != "batch_size"})(keys[0], rates)
-    state = lift(lambda k, h: dynamics.init(k, {**h, "batch_size": 2}))(keys[1], hyper)
-    single = lift(lambda k, s, h: dynamics.step(k, s, {**h, "batch_size": 2, "step": 4}))(keys[2], state, hyper)
-    block = dynamics.block_step(keys[2], state, {**hyper, "batch_size": 2, "step": 4})
+    @jax.jit
+    def both(keys, rates):
+        hyper = lift(lambda k, r: {n: v for n, v in given(k, r).items() if n != "batch_size"})(keys[0], rates)
+        state = lift(lambda k, h: dynamics.init(k, {**h, "batch_size": 2}))(keys[1], hyper)
+        single = lift(lambda k, s, h: dynamics.step(k, s, {**h, "batch_size": 2, "step": 4}))(keys[2], state, hyper)
+        return single, dynamics.block_step(keys[2], state, {**hyper, "batch_size": 2, "step": 4})
+
+    single, block = both(keys, rates)
     assert jax.tree.structure(single) == jax.tree.structure(block)
     for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(block), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
@@ -93,20 +101,22 @@ def test_a_block_does_what_single_replicas_do(optimizer, batches):
 
 def test_fixed_batches_repeat_and_fresh_ones_do_not():
     """With a tiny learning rate the loss repeats from epoch to epoch exactly when the batches do."""
-    grid = dj.Grid(learning_rate=1e-20, batch_size=2)
-    marks = list(range(1, 9))
-    fixed, fresh = (dj.scan(dj.sgd(NET, batches=b), grid, 8, snapshots=marks).train_loss.squeeze() for b in (4, None))
-    np.testing.assert_array_equal(fixed[1:5], fixed[5:9])
-    assert len(set(fixed[1:5].values.tolist())) == 4
-    assert len(set(fresh[1:].values.tolist())) == 8
+    grid = dj.Grid(learning_rate=1e-20, batch_size=BATCH)
+    marks = list(range(1, 2 * EPOCH + 1))
+    fixed, fresh = (
+        dj.scan(dynamics, grid, 2 * EPOCH, snapshots=marks).train_loss.squeeze()
+        for dynamics in (FIXED, dj.sgd(NET, batches=None))
+    )
+    np.testing.assert_array_equal(fixed[1 : EPOCH + 1], fixed[EPOCH + 1 :])
+    assert len(set(fixed[1 : EPOCH + 1].values.tolist())) == EPOCH
+    assert len(set(fresh[1:].values.tolist())) == 2 * EPOCH
 
 
 def test_a_batch_size_does_not_depend_on_the_others():
-    dynamics = dj.sgd(NET, batches=5)
-    both = dj.scan(dynamics, dj.Grid(learning_rate=[0.1, 1.0], batch_size=[3, 2], seed=range(2)), 20)
-    alone = dj.scan(dynamics, dj.Grid(learning_rate=[0.1, 1.0], batch_size=[2], seed=range(2)), 20)
-    assert_same(both.sel(batch_size=[2]), alone)
-    assert not np.array_equal(both.sel(batch_size=2).levels, both.sel(batch_size=3).levels)
+    both = dj.scan(FIXED, dj.Grid(learning_rate=[0.1, 1.0], batch_size=[3, BATCH], seed=range(2)), 20)
+    alone = dj.scan(FIXED, dj.Grid(learning_rate=[0.1, 1.0], batch_size=[BATCH], seed=range(2)), 20)
+    assert_same(both.sel(batch_size=[BATCH]), alone)
+    assert not np.array_equal(both.sel(batch_size=BATCH).levels, both.sel(batch_size=3).levels)
 
 
 def linear_regression(dim):

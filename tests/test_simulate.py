@@ -14,6 +14,8 @@ import dysonjax as dj
 from dysonjax import observables as ob
 from dysonjax.simulate import NEVER, layout, log_steps, simulate, tile_size
 
+pytestmark = pytest.mark.optimised  # it is about bits
+
 loop = importlib.import_module("dysonjax.simulate")  # `dysonjax.simulate` is the function
 
 REPLICAS, STEPS, MARKS = 70, 24, (0, 3, 10, 24)

@@ -20,6 +20,8 @@ from conftest import assert_same, ornstein_uhlenbeck
 import dysonjax as dj
 from dysonjax import store
 
+pytestmark = pytest.mark.optimised  # it is about bits
+
 module = importlib.import_module("dysonjax.scan")  # `dysonjax.scan` is the function
 
 OU = ornstein_uhlenbeck()

@@ -65,6 +65,7 @@ def test_training_is_the_plain_loop(run):
     assert float(ds.final_loss) == pytest.approx(float(loss(run.network, params, every)), rel=1e-4)
 
 
+@pytest.mark.optimised  # it is about bits
 def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monkeypatch):
     whole = run.run(tmp_path / "whole")
     assert float(whole.validation_loss[-1]) < 0.85 * float(whole.validation_loss[0])
@@ -101,6 +102,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monke
         dataclasses.replace(run, learning_rate=0.03).run(tmp_path / "parts")
 
 
+@pytest.mark.optimised  # it is about bits
 def test_one_device_or_two(run):
     one = dataclasses.replace(run, steps=3).run(devices=jax.local_devices()[:1])
     two = dataclasses.replace(run, steps=3).run(devices=jax.local_devices()[:2])
