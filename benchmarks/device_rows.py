@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement: `function` of the module `benchmarks.<module>` is called with `arguments`.
+    """A measurement: `function` of `module` is called with a `Context` and `arguments`.
 
     `weight`: its share of the time, relative to the other rows that are still to come.
     """
@@ -22,9 +22,9 @@ class Row:
     weight: float = 1.0
 
 
-CHECKS, RATES = "device_checks", "device_rates"
+CHECKS, RATES = "benchmarks.device_checks", "benchmarks.device_rates"
 ROWS = (
-    Row("ceilings", "device_timing", "ceilings"),
+    Row("ceilings", "benchmarks.device_timing", "ceilings"),
     Row("check: engine = flax + optax", CHECKS, "engine_against_optax", weight=2),
     Row("check: phase diagram = CPU's", CHECKS, "phase_diagram_against_cpu", weight=2),
     Row("check: exact laws of Dyson's equation", CHECKS, "exact_laws", weight=2),

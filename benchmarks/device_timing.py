@@ -27,11 +27,16 @@ Run = Callable[[int], Any]
 
 
 class Context(NamedTuple):
-    """What a row is told: seconds it may take, the device's measured ceilings, and how it sends a figure early."""
+    """What a row is told.
+
+    Seconds it may take, the device's measured ceilings, whether that is a CPU, whether kernels are to be counted, and
+    how figures are sent before the row is complete.
+    """
 
     budget: float
     ceilings: Mapping[str, float]
     on_cpu: bool
+    profile: bool = True
     tell: Callable[[Mapping[str, Any]], None] = lambda result: None
 
 
@@ -93,25 +98,26 @@ def measured(
     spent = start * (1 - FEW / steps) if apart else 0.0  # a long call starts, too
     rates = sorted(work * steps / (t - spent) for t in times)
     value = float(np.median(rates))
-    kernels, note = kernels_an_update(run, tiles)
-    return {
+    found = {
         "value": value, "unit": unit, "spread": {"min": rates[0], "max": rates[-1]}, "repeats": len(times),
-        "start_apart": apart, "compile_s": first - start, "start_s": start, "seconds": float(np.median(times)), "updates": steps,
-        "sizes": dict(sizes), "flops": cost.flops, "bytes": cost.bytes, **shares(context, value, cost),
-        "kernels_per_update": kernels, "kernels_note": note,
+        "start_apart": apart, "compile_s": first - start, "start_s": start, "seconds": float(np.median(times)),
+        "updates": steps, "sizes": dict(sizes), "flops": cost.flops, "bytes": cost.bytes,
+        **shares(context, value, cost),
     }  # fmt: skip
+    context.tell(found)  # a profiler may take the process with it
+    kernels, note = kernels_an_update(run, tiles) if context.profile else (None, "not profiled: it ended a process")
+    return {**found, "kernels_per_update": kernels, "kernels_note": note}
 
 
 def long_enough(run: Run, start: float, end: float) -> tuple[int, float]:
     """Updates, and seconds of a call of so many, that take several times the start, or what is left of the time."""
-    steps, seconds = FEW, start
-    while seconds < 3 * start or seconds < max(LONGEST, end - time.perf_counter()) / (2 * REPEATS):
-        if steps >= MOST_UPDATES or (steps > FEW and time.perf_counter() > end):
-            break
-        target = max(4 * start, min(LONGEST, (end - time.perf_counter()) / (REPEATS + 1)), 0.05)
-        extra = max(seconds - start, 0.02 * start, 1e-5)  # of the updates alone, as far as it can be told
-        steps = int(np.clip(target / extra * steps, 4 * steps, 32 * steps))
+    steps, seconds, wanted = FEW, start, min(LONGEST, (end - time.perf_counter()) / (REPEATS + 1))
+    while (seconds < 3 * start or seconds < wanted / 2) and steps < MOST_UPDATES:
+        alone = max(seconds - start, 0.02 * start, 1e-5)  # time of the updates, as far as it can be told
+        steps = int(np.clip(max(4 * start, wanted) / alone * steps, 4 * steps, 32 * steps))
         seconds = timed(functools.partial(run, steps))
+        if time.perf_counter() > end:
+            break
     return steps, seconds
 
 

@@ -1,8 +1,8 @@
 """The process that holds the device for `benchmarks.on_device`: a row asked for on stdin, its figures on stdout.
 
-Messages are JSON, a line each. The first one says what the device is. After each request {row, budget, ceilings} come
-any number of {"so_far": figures} and one {"figures": …} or {"failed": reason}. It ends when stdin does, in the middle
-of a row too, so that no process outlives the one that keeps the clock.
+Messages are JSON, a line each. The first one says what the device is. After each request {row, budget, ceilings,
+profile} come any number of {"so_far": figures} and one {"figures": …} or {"failed": reason}. It ends when stdin does,
+in the middle of a row too, so that no process outlives the one that keeps the clock.
 """
 
 import importlib
@@ -18,9 +18,9 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
+from jax.extend.backend import get_backend
 
 import dysonjax as dj
-from benchmarks.device_rows import ROWS
 from benchmarks.device_timing import Context
 
 SECONDS_BETWEEN_TELLING = 0.5
@@ -65,14 +65,14 @@ def device() -> dict[str, Any]:
     return {
         "device": first.device_kind, "platform": first.platform, "devices": jax.local_device_count(),
         "cpu_devices": len(jax.devices("cpu")), "memory_bytes": memory,
-        "runtime": " ".join(str(jax.extend.backend.get_backend().platform_version).split()),
+        "runtime": " ".join(str(get_backend().platform_version).split()),
         "compile_cache": bool(jax.config.jax_compilation_cache_dir),
     }  # fmt: skip
 
 
 def answered(request: Mapping[str, Any], answers: TextIO) -> dict[str, Any]:
     """Compute a row; an error becomes its last line, so that the next row can be asked for."""
-    row = next(row for row in ROWS if row.name == request["row"])
+    row = request["row"]
     told = 0.0
 
     def tell(figures: Mapping[str, Any]) -> None:
@@ -81,10 +81,11 @@ def answered(request: Mapping[str, Any], answers: TextIO) -> dict[str, Any]:
             told = time.monotonic()
             say(answers, {"so_far": figures})
 
-    context = Context(request["budget"], request["ceilings"], jax.default_backend() == "cpu", tell)
+    on_cpu = jax.default_backend() == "cpu"
+    context = Context(request["budget"], request["ceilings"], on_cpu, request["profile"], tell)
     try:
-        function = getattr(importlib.import_module(f"benchmarks.{row.module}"), row.function)
-        return {"figures": function(context, **row.arguments)}
+        function = getattr(importlib.import_module(row["module"]), row["function"])
+        return {"figures": function(context, **row["arguments"])}
     except Exception as error:  # the other rows must still be measured
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return {"failed": reason[:300]}

@@ -6,10 +6,10 @@
     python -m benchmarks.on_device --show found.json            # the table of a file again
 
 The rows are those of `benchmarks.device_rows`, most important first: correctness, rates, then as much of a phase
-diagram as fits. This process keeps the clock and the file and never touches the device; another one computes row after row.
-Every row is in the file from the beginning, and its figures as soon as it is measured, so that whoever stops it at any
-moment has the rows so far. A row that takes more than three times its budget, or whose process dies, has failed, and
-the next one begins in a new process. On a CPU the same rows run with fewer replicas.
+diagram as fits. This process keeps the clock and the file and never touches the device; another one computes row after
+row. Every row is in the file from the beginning, and its figures as soon as it is measured, so that whoever stops it at
+any moment has the rows so far. A row that takes far more than its budget, or whose process dies, has failed, and the
+next one begins in a new process. On a CPU the same rows run with fewer replicas.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,12 @@ class Worker:
     def __init__(self) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        env = {**os.environ, "PYTHONPATH": path}
+        if (platforms := env.get("JAX_PLATFORMS")) and "cpu" not in platforms.split(","):
+            env["JAX_PLATFORMS"] = f"{platforms},cpu"  # the checks compare with it
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.device_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._errors, text=True, env={**os.environ, "PYTHONPATH": path},
+            stderr=self._errors, text=True, env=env,
         )  # fmt: skip
         self._lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -99,13 +103,16 @@ class Worker:
 class Session:
     """The rows, what is known of them, and the clock."""
 
-    def __init__(self, rows: Sequence[Row], minutes: float, out: Path | None) -> None:
+    def __init__(self, rows: Sequence[Row], minutes: float, out: Path | None, commit: str | None) -> None:
         self.began = time.monotonic()
         self.seconds, self.out, self.rows = 60 * minutes, out, rows
         self.worker: Worker | None = None
+        self.profile = True
         self.result: dict[str, Any] = {
-            "device": None, "versions": record.versions(PACKAGES), "date": record.now(), "minutes": minutes, "load_before": os.getloadavg()[0],
-            "command": " ".join(["python -m benchmarks.on_device", *sys.argv[1:]]), "commit": commit(),
+            "device": None, "versions": record.versions(PACKAGES), "date": record.now(), "minutes": minutes,
+            "load_before": os.getloadavg()[0],
+            "commit": commit or current_commit(),
+            "command": " ".join(["python -m benchmarks.on_device", *sys.argv[1:]]),
             "rows": [{"name": row.name, "status": "waiting"} for row in rows],
         }  # fmt: skip
         self.save()
@@ -152,17 +159,16 @@ class Session:
             budget = left * row.weight / sum(r.weight for r in self.rows[number:])
             patience = max(PATIENCE * budget, LEAST_PATIENCE)
             limit = min(self.deadline, time.monotonic() + patience)
-            worker.ask({"row": row.name, "budget": budget, "ceilings": self.result.get("ceilings", {})})
+            ceilings = self.result.get("ceilings", {})
+            worker.ask({"row": asdict(row), "budget": budget, "ceilings": ceilings, "profile": self.profile})
             while "so_far" in (answer := worker.hear(limit)):
                 self.note(number, **answer["so_far"])
         except TimeoutError:
-            self.start_anew()
-            if limit < self.deadline:
-                return {"status": f"failed: stopped after {patience:.0f} s, its budget was {budget:.0f} s"}
-            return {"status": "measured" if "value" in self.result["rows"][number] else LEFT_OUT}
+            if limit == self.deadline:
+                return {"status": "measured" if "value" in self.result["rows"][number] else LEFT_OUT}
+            return self.lost(number, f"stopped after {patience:.0f} s, its budget was {budget:.0f} s")
         except WorkerDied as death:
-            self.start_anew()
-            return {"status": f"failed: {death}"}
+            return self.lost(number, str(death))
         return self.judged(answer)
 
     def ready(self) -> Worker:
@@ -173,10 +179,15 @@ class Session:
             self.save()
         return self.worker
 
-    def start_anew(self) -> None:
+    def lost(self, number: int, reason: str) -> dict[str, Any]:
+        """Status of a row in which the worker was lost, perhaps after it had told its figures; ends the worker."""
         if self.worker:
             self.worker.end()
         self.worker = None
+        if "value" not in self.result["rows"][number]:
+            return {"status": f"failed: {reason}"}
+        self.profile = False  # which is all that was left to do
+        return {"status": "measured", "note": reason}
 
     def judged(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         """An answer as status and figures; a check that does not pass has failed, and keeps its figures."""
@@ -189,7 +200,7 @@ class Session:
         return {"status": f"failed: {figures['value']:.3g} {figures['unit']}", **figures}
 
 
-def commit() -> str | None:
+def current_commit() -> str | None:
     """The commit of this tree, with a + if it has been changed; None where there is no git or no repository."""
 
     def git(*words: str) -> str:
@@ -209,11 +220,12 @@ def table(result: Mapping[str, Any]) -> str:
     for row in result["rows"]:
         spread = row.get("spread")
         between = " ({min:.3g} – {max:.3g})".format(**spread) if spread else ""
+        part = f", {row['share_of_diagram']:.1%} of it" if "share_of_diagram" in row else ""
         sizes = ", ".join(f"{k} {v}" for k, v in row.get("sizes", {}).items())
         rows.append([
-            row["name"], f"{row['value']:.4g}{between} {row['unit']}" if "value" in row else "",
-            number(row, "compile_s"), number(row, "seconds"), percent(row, "share_of_flops"), percent(row, "share_of_bandwidth"),
-            number(row, "kernels_per_update"), sizes, row["status"],
+            row["name"], f"{row['value']:.4g}{between} {row['unit']}{part}" if "value" in row else "",
+            number(row, "compile_s"), number(row, "seconds"), percent(row, "share_of_flops"),
+            percent(row, "share_of_bandwidth"), number(row, "kernels_per_update"), sizes, row["status"],
         ])  # fmt: skip
     head = ["row", "figure", "compile, s", "timed call, s", "of flops", "of bandwidth", "kernels", "sizes", "status"]
     return record.markdown(head, rows)
@@ -221,9 +233,9 @@ def table(result: Mapping[str, Any]) -> str:
 
 def main(
     minutes: float = 6.0, out: Path | None = None, only: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
-    show: Path | None = None,
+    show: Path | None = None, commit: str | None = None,
 ) -> None:  # fmt: skip
-    """Measure for so many minutes; see the module."""
+    """Measure for so many minutes; see the module. `commit`: of a copy of the tree that has no history."""
     if show:
         print(table(json.loads(show.read_text())))
         return
@@ -233,9 +245,11 @@ def main(
     if not minutes > 0:
         sys.exit(f"minutes = {minutes}: expected a positive number")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a stopped run, too, says what it has not done
-    session = Session([row for row in ROWS if not only or row.name in only], minutes, out)
+    session = Session([row for row in ROWS if not only or row.name in only], minutes, out, commit)
     try:
         session.run()
+    except KeyboardInterrupt:
+        sys.exit(130)
     finally:
         print(table(session.result))
         print(f"{session.result['device']}, {minutes:g} minutes: {session.out}", flush=True)
