@@ -34,10 +34,12 @@ EPOCHS = 100
 def tanh_network(context: Context, replicas: int) -> dict[str, Any]:
     """Replica-updates a second through `scan`, with its observables; on a CPU a hundredth of the replicas.
 
-    A replica's 1000 batches are half a megabyte, so that large crowds go in blocks of one tile: 9 GB, of which the
-    compiled code makes a copy.
+    A replica's 1000 batches are half a megabyte: 9 GB a tile, of which the compiled code makes a copy. Large crowds, in
+    blocks of one tile, have 100, or drawing them would take longer than the updates. Neither fits into a cache.
     """
     count, batches, block = (replicas // 100, 100, 2048) if context.on_cpu else (replicas, 1000, TILE)
+    if count > TILE:
+        batches = 100
     dynamics, grid = sgd_engine.networks(batches, count)
     size = min(block, count)
 
