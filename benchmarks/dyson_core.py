@@ -52,13 +52,13 @@ def problem(n: int, replicas: int) -> Problem:
     return Problem(np.repeat(np.float32(start)[:, None], replicas, 1), hot.astype(np.float32))
 
 
-def gas_of(n: int, scheme: str) -> dj.Dynamics:
+def gas_of(n: int, scheme: str | None) -> dj.Dynamics:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Euler–Maruyama warns; here it is what peers can do
         return dj.dyson(n, dj.Quadratic(stiffness=KAPPA), scheme=scheme, start=np.linspace(2, -2, n) if n > 1 else None)
 
 
-def engine(n: int, replicas: int, scheme: str = "euler_maruyama") -> Callable[[int], np.ndarray]:
+def engine(n: int, replicas: int, scheme: str | None = "euler_maruyama") -> Callable[[int], np.ndarray]:
     """`run(steps)` returns levels [R, n]."""
     gas = gas_of(n, scheme)
     points = Replicas(gas, dj.Grid(temperature=[1.0], dt=[DT], seed=range(replicas)), jax.random.key(0))

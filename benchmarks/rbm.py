@@ -12,6 +12,7 @@ which the machine makes the normal numbers that an update of the chains needs.
 
 import importlib.util
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,8 +38,8 @@ NAMES = {
 }
 
 
-def ours(kind: str, replicas: int, steps: int) -> tuple[float, np.ndarray]:
-    """Updates per second of all replicas together, compiled before, and the levels at the end [R, n]."""
+def machines(kind: str, replicas: int) -> Callable[[int], np.ndarray]:
+    """`run(steps)` trains so many machines by Gibbs "chains", "exact" draws or "wishart"; returns levels [R, n]."""
     if kind == "wishart":
         dynamics = sgd(MACHINE, sampling="wishart")
     else:
@@ -48,11 +49,16 @@ def ours(kind: str, replicas: int, steps: int) -> tuple[float, np.ndarray]:
     hyper |= {"init_width": np.full(replicas, 0.1, np.float32), "batch_size": BATCH}
     if kind == "wishart":
         hyper["batch_size"] = np.full(replicas, BATCH, np.float32)
-    run = lambda: simulate(dynamics, keys, hyper, steps, snapshots=[steps], observables=())  # noqa: E731
-    run()
+    return lambda steps: simulate(dynamics, keys, hyper, steps, snapshots=[steps], observables=())["levels"][:, -1]
+
+
+def ours(kind: str, replicas: int, steps: int) -> tuple[float, np.ndarray]:
+    """Updates per second of all replicas together, compiled before, and the levels at the end [R, n]."""
+    run = machines(kind, replicas)
+    run(steps)
     began = time.perf_counter()
-    found = run()
-    return replicas * steps / (time.perf_counter() - began), found["levels"][:, -1]
+    levels = run(steps)
+    return replicas * steps / (time.perf_counter() - began), levels
 
 
 def torch_machine(steps: int) -> tuple[float, np.ndarray]:

@@ -21,16 +21,33 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
 
 def append(name: str, result: Mapping[str, Any]) -> None:
     """Add one JSON line with versions and device to results/<name>.jsonl."""
-    packages = ("jax", "jaxlib", "numpy", "torch")
     machine = {
-        "versions": {p: v for p in packages if (v := _version(p))} | {"python": platform.python_version()},
+        "versions": versions(),
         "device": f"{jax.local_device_count()} × {jax.devices()[0].device_kind}",
         "cores": os.cpu_count(),
-        "date": np.datetime64("now").item().isoformat() + "Z",
+        "date": now(),
     }
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps({**machine, **result}) + "\n")
+
+
+def versions(packages: Sequence[str] = ("jax", "jaxlib", "numpy", "torch")) -> dict[str, str]:
+    """Versions of the packages that are installed, and of Python; starts no device."""
+    return {p: v for p in packages if (v := _version(p))} | {"python": platform.python_version()}
+
+
+def now() -> str:
+    """Date and time, UTC."""
+    return np.datetime64("now").item().isoformat() + "Z"
+
+
+def save(path: Path, result: Mapping[str, Any]) -> None:
+    """Write JSON in one step: whoever reads the file, or is left with it, finds it whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    part.replace(path)
 
 
 def last(name: str) -> list[dict[str, Any]]:

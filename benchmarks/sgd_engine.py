@@ -66,15 +66,15 @@ def flops_an_update(outputs: int, inputs: int, batch: int) -> int:
     return 4 * outputs * inputs * batch
 
 
-def networks(size: Size, replicas: int) -> tuple[dj.Dynamics, dj.Grid]:
+def networks(batches: int, replicas: int) -> tuple[dj.Dynamics, dj.Grid]:
     """What the engine runs: networks of seeds 0 … replicas − 1 at one point."""
-    dynamics = dj.sgd(dj.models.TanhNetwork(), batches=size.batches)
+    dynamics = dj.sgd(dj.models.TanhNetwork(), batches=batches)
     return dynamics, dj.Grid(learning_rate=[ALPHA], init_width=[WIDTH], batch_size=[BATCH], seed=range(replicas))
 
 
 def problem(size: Size, replicas: int) -> Problem:
     """The engine's own networks and data, for its peers."""
-    dynamics, grid = networks(size, replicas)
+    dynamics, grid = networks(size.batches, replicas)
     points = Replicas(dynamics, grid, jax.random.key(0))
 
     def draw(key: Any) -> Any:
@@ -177,7 +177,7 @@ def check(size: Size) -> None:
     for program in programs:
         np.testing.assert_allclose(program(p, steps), exact, atol=5e-6, err_msg=program.__name__)
     levels = np.linalg.svd(exact, compute_uv=False) ** 2
-    measured = engine(*networks(size, 4), steps).levels.isel(snapshot=-1).values.reshape(levels.shape)
+    measured = engine(*networks(size.batches, 4), steps).levels.isel(snapshot=-1).values.reshape(levels.shape)
     np.testing.assert_allclose(measured, levels, rtol=1e-4, atol=1e-6, err_msg="engine")
 
 
@@ -187,11 +187,11 @@ def timed(run: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def peak_gflops() -> float:
+def peak_gflops(n: int | None = None, precision: str = "highest") -> float:
     """Rate of a large float32 matrix product over all devices, the best of several, in 10⁹ operations a second."""
     accelerator = jax.default_backend() != "cpu"
-    n = 16384 if accelerator else 3072
-    product = jax.jit(lambda a: jnp.dot(a, a, precision="highest"))
+    n = n or (16384 if accelerator else 3072)
+    product = jax.jit(lambda a: jnp.dot(a, a, precision=precision))
     a = jnp.ones((n, n), jnp.float32) / n
     product(a).block_until_ready()
     devices = jax.local_device_count() if accelerator else 1  # one product already uses every core of a CPU
@@ -200,7 +200,7 @@ def peak_gflops() -> float:
 
 def compare(size: Size) -> dict[str, Any]:
     """Updates per second of the engine and its peers, alternating, and their ratios."""
-    dynamics, grid = networks(size, size.replicas)
+    dynamics, grid = networks(size.batches, size.replicas)
     one, many = problem(size, 1), problem(size, min(size.replicas, 256))
     vmapped = max(size.numpy_steps // 50, 10)
     programs: dict[str, tuple[Callable[[], Any], int]] = {
@@ -231,7 +231,7 @@ def against_replicas(size: Size, counts: tuple[int, ...]) -> dict[str, float]:
     """Updates per second through `scan` for each number of replicas, of a twentieth of the main run's length."""
     rates, steps = {}, size.steps // 20
     for count in counts:
-        dynamics, grid = networks(size, count)
+        dynamics, grid = networks(size.batches, count)
         engine(dynamics, grid, 21)  # compiles
         rates[str(count)] = count * steps / timed(lambda d=dynamics, g=grid: engine(d, g, steps))
     return rates
@@ -261,7 +261,7 @@ def against_form(size: Size) -> dict[str, float]:
     rates, chosen = {}, blocks.FORM
     for form in ("unrolled", "reduce"):
         blocks.FORM = form
-        dynamics, grid = networks(size, 64)  # a new dynamics, so that it is compiled anew
+        dynamics, grid = networks(size.batches, 64)  # a new dynamics, so that it is compiled anew
         steps = min(size.steps, 5000)
         engine(dynamics, grid, steps)
         rates[form] = 64 * steps / timed(lambda d=dynamics, g=grid, s=steps: engine(d, g, s))
