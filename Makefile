@@ -20,7 +20,7 @@ test: lint types  ## lint, types, then the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-slow: .venv/installed-test  ## statistics at full size, long runs of benchmarks and notebooks: tests/SLOW.md
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
+	DYSONJAX_OPTIMISED=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 test-versions:  ## the tests on every supported pair of Python and JAX, an environment for each
 	tools/test-versions

@@ -18,7 +18,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 # most of the suite's time is compilation, and without most of XLA's optimisations it takes half as long; tests of what
 # only optimised code can get wrong are marked `optimised`, and DYSONJAX_OPTIMISED=1 compiles all as a user's runs are
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0" if os.environ.get("DYSONJAX_OPTIMISED") else "1"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if os.environ.get("DYSONJAX_OPTIMISED") else "1")
 
 # every worker and every process that a test starts shares what has been compiled and took longer than it takes to read
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

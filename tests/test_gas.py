@@ -68,9 +68,9 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
-        "--geometry gram --rows 12",
+        "--levels 2",
+        pytest.param("--geometry gram --rows 12", marks=SLOW),  # the runs in tests/data have a gram and a singular one
         pytest.param("--potential double-well --beta 2.5", marks=SLOW),
-        pytest.param("--levels 2", marks=SLOW),
     ],
 )
 def test_other_gases_have_figures_too(options, tmp_path):

@@ -161,10 +161,11 @@ class ScalingRun:
     def jobs(self, out: str | PathLike[str] | None = None, block_size: int | None = None) -> list[Job]:
         """The scans that it is made of, as `parts` lists them; each has a folder of its own in `out`."""
         found = []
+        dynamics = {description: self.dynamics(description) for description in self.descriptions}  # compiled once
         for description, rate, sizes, steps in self.parts():
             axes = {"learning_rate": [rate], "batch_size": sizes, "init_width": [self.init_width]}
             found.append(Job(
-                self.dynamics(description), Grid(**axes, seed=range(self.seeds)), steps,
+                dynamics[description], Grid(**axes, seed=range(self.seeds)), steps,
                 # a description's noise is its own, so that differences between them have honest errors
                 key=jax.random.fold_in(jax.random.key(self.key), DESCRIPTIONS.index(description)),
                 snapshots=log_steps(steps, self.snapshots), observables=self._observables(description),
