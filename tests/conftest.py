@@ -2,9 +2,11 @@
 
 import atexit
 import os
+import re
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 # read when JAX first makes a device, so it must be set before any test does; a program is not split for the compiler's
 # threads, for the workers fill the cores already
@@ -37,6 +39,33 @@ import pytest
 
 from dysonjax.dynamics import Dynamics, Parameter, lift
 from dysonjax.observables import Variable, snapshot
+
+
+def slow_tests(table):
+    """The first column of `tests/SLOW.md`: each name as it stands there, and as a regular expression."""
+    names = re.findall(r"^\| `(.+?)` \|", table, re.M)
+    written = str.maketrans({"*": ".*", "{": "(", ";": "|", "}": ")"})
+    return {
+        name: re.compile("".join(c if c in "*{;}" else re.escape(c) for c in name).translate(written)) for name in names
+    }
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark what the table of slow tests lists; a slow test that it lacks, or a row without a test, is an error."""
+    listed = slow_tests((Path(__file__).parent / "SLOW.md").read_text())
+    unused = set(listed)
+    for item in items:
+        place = item.nodeid.removeprefix("tests/")
+        rows = {name for name, pattern in listed.items() if pattern.fullmatch(place)}
+        unused -= rows
+        if rows:
+            item.add_marker(pytest.mark.slow)
+        elif item.get_closest_marker("slow"):
+            raise pytest.UsageError(f"{place} is slow: expected a row in tests/SLOW.md that says what it proves")
+    whole = {item.nodeid.split("::")[0].removeprefix("tests/") for item in items}
+    stale = sorted(name for name in unused if name.split("::")[0] in whole)
+    if stale and not any("::" in word for word in config.args):
+        raise pytest.UsageError(f"tests/SLOW.md lists no test: {', '.join(stale)}")
 
 
 @pytest.hookimpl(tryfirst=True)  # before the fixtures

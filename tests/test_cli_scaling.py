@@ -10,7 +10,7 @@ from dysonjax.papers import recipes
 from dysonjax.papers.bbp import BBPRun
 from dysonjax.papers.linear_scaling import ScalingRun, scaling_run_of
 
-TINY = ["--learning-rate", "0.1,0.2", "--batch-size", "4,8", "--seeds", "40", "--level", "sgd,dyson"]
+TINY = ["--learning-rate", "0.1", "--batch-size", "4,8", "--seeds", "40", "--level", "sgd"]
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +22,20 @@ def finished(tmp_path_factory):
 
 def test_a_run_ends_with_tables_and_figures(finished):
     run = scaling_run_of(finished)
-    assert run.settings == ((0.1, 4), (0.1, 8), (0.2, 4), (0.2, 8)) and run.seeds == 40 and run.noise == 0.5
-    text = (finished / "report.txt").read_text()
+    assert run.settings == ((0.1, 4), (0.1, 8)) and run.seeds == 40 and run.noise == 0.5
+    assert "fits through the origin" in (finished / "report.txt").read_text()
+    assert len(list((finished / "figures").glob("*.png"))) >= 4
+
+
+@pytest.mark.slow  # as above, with a second level of description and settings of equal T
+def test_a_run_of_two_levels_ends_with_more_tables_and_figures(tmp_path):
+    words = ["--learning-rate", "0.1,0.2", "--batch-size", "4,8", "--seeds", "40", "--level", "sgd,dyson"]
+    out = tmp_path / "run"
+    assert main(["scaling", "teacher-student", *words, "--time", "5", "--noise", "0.5", "--out", str(out)]) == 0
+    assert scaling_run_of(out).settings == ((0.1, 4), (0.1, 8), (0.2, 4), (0.2, 8))
+    text = (out / "report.txt").read_text()
     assert "fits through the origin" in text and "settings of equal T" in text
-    assert len(list((finished / "figures").glob("*.png"))) >= 5
+    assert len(list((out / "figures").glob("*.png"))) >= 5
 
 
 def test_it_is_shown_again_and_continued_without_computing(finished, capsys, monkeypatch):
@@ -49,7 +59,7 @@ def test_another_run_is_refused_or_replaced(finished, tmp_path, capsys, monkeypa
 
 
 def test_a_rank_one_teacher_is_reproduced_and_shown_again(tmp_path, monkeypatch, capsys):
-    few = BBPRun(rows=12, columns=24, learning_rate=(0.2, 0.5, 0.8), steps=(1, 2), seeds=8)
+    few = BBPRun(rows=12, columns=24, learning_rate=(0.2, 0.5, 0.8), steps=(1,), seeds=8)
     monkeypatch.setattr(recipes, "_fifth", lambda full: {"bbp": few})
     assert main(["reproduce", "p5", "--out", str(tmp_path / "p5")]) == 0
     assert main(["report", str(tmp_path / "p5" / "bbp")]) == 0
