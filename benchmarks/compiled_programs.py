@@ -45,7 +45,6 @@ class Program:
 def programs() -> dict[str, Program]:
     """All of them by name; replicas lie side by side as on an accelerator."""
     tanh, rbm, mlp = models.TanhNetwork(), models.GaussianRBM(), _mlp()
-    # one after the other: the tanh network's data fill an H100, a matrix kick's eigenvalues need room
     found = {
         "tanh network, |B| = 4": _of_engine(lambda: dj.sgd(tanh)),
         "flax MLP 8-16-1": _of_engine(lambda: dj.sgd(mlp)),
@@ -101,9 +100,7 @@ def _gpt(device: Any, replicas: int) -> Lowered:
     def start() -> training.State:
         params = run.initial()
         losses, validation = jnp.zeros(run.steps), jnp.zeros(len(training.validation_steps(run)))
-        return training.State(
-            params, run.transform.init(params), losses, run.monitor(params), validation, jnp.int32(0)
-        )
+        return training.State(params, run.transform.init(params), losses, run.monitor(params), validation, jnp.int32(0))
 
     sharing = training._sharing(run, (device,))
     arguments = _placed((jax.eval_shape(start), tokens, jnp.int32(0)), sharing.everywhere)
