@@ -17,10 +17,10 @@ another one. A TPU launches nothing: there the figure is the number of operation
 included. Copies of the data are results as large as an array of the data, and the number of loops around them: in no
 loop once a call, in one once a tile, in two at every snapshot, in three at every update.
 
-The number of kernels depends a little on the number of replicas: 16,384 for the H100, as many as its memory holds of
-the tanh network's data, 2,048 for the TPU. For that one XLA compiles at level O1: 12 s instead of 130 of a core for
-singular values alone. An update's operations were the same as at full optimisation in both programs that were
-compared, temporaries 2 and 4 times as large.
+The number of kernels depends a little on the number of replicas: 16,384 for the H100, the engine's tile on such a
+device, and 2,048 for the TPU, which has a fifth of the memory: with 16,384 it was refused the two flax networks. For
+the TPU XLA compiles at level O1: 12 s instead of 130 of a core for singular values alone. An update's operations were
+the same as at full optimisation in both programs that were compared, temporaries 2 and 4 times as large.
 """
 
 import importlib.metadata
@@ -56,7 +56,7 @@ class Target(NamedTuple):
     device: str
     packages: tuple[str, ...]
     replicas: int
-    """At most: what its memory holds, or on a CPU a tile."""
+    """Side by side at most: a tile of the engine's, less where memory is small."""
     options: dict[str, str] | None = None
 
 
