@@ -7,7 +7,7 @@ training of a GPT `_sharing` and `_advance`, in `_gpt`: nothing public lowers th
 import importlib
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,9 +45,8 @@ class Program:
 def programs() -> dict[str, Program]:
     """All of them by name; replicas lie side by side as on an accelerator."""
     tanh, rbm, mlp = models.TanhNetwork(), models.GaussianRBM(), _mlp()
-    # one after the other: the tanh network's data fill an H100, a matrix kick's eigenvalues need room
     found = {
-        "tanh network, |B| = 4": _of_engine(lambda: dj.sgd(tanh)),
+        "tanh network": _of_engine(lambda: dj.sgd(tanh)),
         "flax MLP 8-16-1": _of_engine(lambda: dj.sgd(mlp)),
         "flax MLP 8-16-1, adam": _of_engine(lambda: dj.sgd(mlp, optimizer=optax.adam)),
         "teacher-student": _of_engine(lambda: dj.sgd(models.LinearNetwork())),
@@ -101,9 +100,7 @@ def _gpt(device: Any, replicas: int) -> Lowered:
     def start() -> training.State:
         params = run.initial()
         losses, validation = jnp.zeros(run.steps), jnp.zeros(len(training.validation_steps(run)))
-        return training.State(
-            params, run.transform.init(params), losses, run.monitor(params), validation, jnp.int32(0)
-        )
+        return training.State(params, run.transform.init(params), losses, run.monitor(params), validation, jnp.int32(0))
 
     sharing = training._sharing(run, (device,))
     arguments = _placed((jax.eval_shape(start), tokens, jnp.int32(0)), sharing.everywhere)
@@ -116,13 +113,13 @@ def _monitor(device: Any, replicas: int) -> Lowered:
     params = {f"layer{i}/key/kernel": jnp.ones((128, 128)) for i in range(4)}
     monitor = dj.SpectralMonitor(params, 1000, heads={"*": 4})
     arguments = _placed((monitor, params, jnp.int32(50)), SingleDeviceSharding(device))
-    return Lowered(jax.jit(lambda monitor, *args: monitor.update(*args)).lower(*arguments), _sizes(params))
+    return Lowered(jax.jit(lambda monitor, *args: monitor.update(*args)).lower(*arguments), [])
 
 
 def _eigenvalues(n: int) -> Callable[[Any, int], Lowered]:
     def lower(device: Any, replicas: int) -> Lowered:
         matrices = _placed(jnp.zeros((replicas, n, n)), SingleDeviceSharding(device))
-        return Lowered(jax.jit(dj.spectra.eigenvalues).lower(matrices), _sizes(matrices))
+        return Lowered(jax.jit(dj.spectra.eigenvalues).lower(matrices), [])
 
     return lower
 
@@ -150,5 +147,5 @@ def _placed(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def _sizes(data: Sequence[Any] | Any) -> list[int]:
+def _sizes(data: Any) -> list[int]:
     return [leaf.size for leaf in jax.tree.leaves(data)]

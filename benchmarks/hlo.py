@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast after-all opt-barrier partition-id replica-id domain "
-    "add-dependency get-dimension-size while conditional call".split()
-)
+FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "partition-id",
+    "replica-id", "domain", "add-dependency", "get-dimension-size", "while", "conditional", "call",
+}  # fmt: skip
 """Instructions that launch nothing themselves."""
-NO_KERNEL = frozenset({"AllocateBuffer", "AssumeGatherIndicesInBound"})
+NO_KERNEL = {"AllocateBuffer", "AssumeGatherIndicesInBound"}
 """Custom calls that only reserve memory, or only tell the compiler something."""
 DATA_SHARE = 0.01
 """Arguments that hold less of the data than this are not looked for among the copies."""
@@ -86,17 +86,23 @@ class Work:
     loops: tuple[tuple[int | None, "Work"], ...]
     """Trips (None: the compiler does not know them) and the work of one, the loop's condition included if unknown."""
     branches: tuple["Work", ...]
+    """The one of each conditional that launches most."""
+
+    @property
+    def all_kernels(self) -> int:
+        """Those of a loop as often as it goes round, once if that is not known; no branches."""
+        return self.kernels.total() + sum((trips or 1) * inside.all_kernels for trips, inside in self.loops)
+
+    @property
+    def all_copies(self) -> int:
+        """Likewise."""
+        return self.copies + sum((trips or 1) * inside.all_copies for trips, inside in self.loops)
 
     @property
     def launched(self) -> int:
-        """Kernels and copies, those of a loop as often as it goes round, once if that is not known; no branches."""
-        return self.kernels.total() + self.copies + sum((trips or 1) * work.launched for trips, work in self.loops)
-
-    @property
-    def most(self) -> int:
         """Kernels and copies with the largest branch of every conditional."""
-        inside = sum((trips or 1) * work.most for trips, work in self.loops)
-        return self.kernels.total() + self.copies + inside + sum(work.most for work in self.branches)
+        inside = sum((trips or 1) * inside.launched for trips, inside in self.loops)
+        return self.kernels.total() + self.copies + inside + sum(branch.launched for branch in self.branches)
 
 
 class Copy(NamedTuple):
@@ -163,7 +169,7 @@ def work(module: Module, name: str) -> Work:
                               inside.loops + asked.loops, inside.branches + asked.branches)  # fmt: skip
             loops.append((one.trips, inside))
         elif one.opcode == "conditional":
-            branches.append(max((work(module, branch) for branch in one.branches), key=lambda found: found.most))
+            branches.append(max((work(module, branch) for branch in one.branches), key=lambda found: found.launched))
         elif one.launches and one.opcode in ("copy", "copy-start"):
             copies += 1
         elif one.launches:
@@ -194,7 +200,7 @@ def _nests(module: Module, name: str, depth: int) -> Iterator[list[Instruction]]
 
 
 def _weight(module: Module, loops: list[Instruction]) -> int:
-    return work(module, loops[-1].called["body"][0]).most if loops else 0
+    return work(module, loops[-1].called["body"][0]).launched if loops else 0
 
 
 def everything(module: Module, name: str | None = None, around: int = 0) -> Iterator[tuple[int, Instruction]]:
@@ -211,15 +217,13 @@ def unknown_trips(module: Module) -> list[str]:
     return sorted(one.origin for _, one in everything(module) if one.opcode == "while" and one.trips is None)
 
 
-def callbacks(module: Module) -> list[str]:
-    """Custom calls and transfers for which the device waits for the host."""
-    host = ("infeed", "outfeed")
-    found = (
-        one.target or one.opcode
-        for _, one in everything(module)
-        if "callback" in one.target or one.opcode in host or "is_host_transfer=true" in one.attributes
-    )
-    return sorted(found)
+def callbacks(lowered: str) -> list[str]:
+    """Calls for which the device waits for the host, from the text before compilation (`lowered.as_text()`).
+
+    There, because a program with a callback cannot be compiled without the device.
+    """
+    found = re.findall(r"custom_call @(\w*callback\w*)|stablehlo\.(infeed|outfeed|send|recv)\b", lowered)
+    return sorted(target or operation for target, operation in found)
 
 
 def copies_of_data(module: Module, sizes: list[int]) -> list[Copy]:
