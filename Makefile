@@ -7,7 +7,7 @@ BIN := .venv/bin
 # A file stays whole, so that its fixtures and compiled programs are made once.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test test-slow test-versions lint types bench clean FORCE
+.PHONY: help demo test test-slow test-versions lint types bench compiled device clean FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -41,14 +41,27 @@ bench: .venv/installed-bench  ## all benchmarks, an hour
 	$(BIN)/python -m benchmarks.analyze
 	$(BIN)/python -m benchmarks.scaling
 
+compiled: .venv-compiled/installed  ## what an H100 and a TPU v5e would run, compiled without them, 10 minutes
+	.venv-compiled/bin/python -m benchmarks.compiled $(COMPILED_ARGS)
+
+device: .venv/installed-core  ## what the device here computes right, and how fast, six minutes
+	$(BIN)/python -m benchmarks.on_device --minutes 6
+
 clean:  ## remove .venv, caches and build products; runs/ stays
-	rm -rf .venv .venv-versions .compare build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-versions .venv-compiled .compare build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # One stamp for each extra ("core": none), so that only a changed pyproject.toml or a new .venv installs again.
 .venv/installed-%: pyproject.toml .venv/built-from
 	@echo 'Installing dysonjax ($*) into .venv: minutes the first time'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.$(patsubst %,[%],$(filter-out core,$*))'
+	@touch $@
+
+# An environment of its own: where these packages are, JAX looks for their devices at every start and complains.
+.venv-compiled/installed: pyproject.toml .venv/built-from
+	@echo 'Installing dysonjax (compiled) into .venv-compiled: minutes the first time'
+	@rm -rf .venv-compiled && "$$(tools/newest-python)" -m venv .venv-compiled
+	.venv-compiled/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[compiled]'
 	@touch $@
 
 # Runs every time, but touches its file only on a rebuild. A .venv knows its own folder, so a copied one is rebuilt too.
