@@ -4,8 +4,8 @@
 .NOTPARALLEL:  # two pips must not write to one .venv
 
 BIN := .venv/bin
-# A file stays whole, so that its fixtures and compiled programs are made once.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# A file stays whole, so that its fixtures and compiled programs are made once; the longest come first.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-slow test-versions lint types bench compiled device clean FORCE
 

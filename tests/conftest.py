@@ -22,12 +22,12 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # only optimised code can get wrong are marked `optimised`, and DYSONJAX_OPTIMISED=1 compiles all as a user's runs are
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if os.environ.get("DYSONJAX_OPTIMISED") else "1")
 
-# every worker and every process that a test starts shares what has been compiled and took longer than it takes to read
+# every worker and every process that a test starts shares what has been compiled
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.mkdtemp(prefix="dysonjax-tests-")
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     if sys.version_info < (3, 12):  # JAX 0.10 writes pages to stderr about each program that it finds there
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -39,6 +39,12 @@ import pytest
 
 from dysonjax.dynamics import Dynamics, Parameter, lift
 from dysonjax.observables import Variable, snapshot
+
+FIRST = {
+    f"test_{name}.py"
+    for name in ("cluster", "laws", "store", "on_device", "schemes", "dyson", "old_runs", "scan", "training")
+}
+"""Files that take the longest: the workers begin with them, so that both end at the same time."""
 
 
 def slow_tests(table):
@@ -62,6 +68,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.slow)
         elif item.get_closest_marker("slow"):
             raise pytest.UsageError(f"{place} is slow: expected a row in tests/SLOW.md that says what it proves")
+    items.sort(key=lambda item: item.path.name not in FIRST)  # stable
     whole = {item.nodeid.split("::")[0].removeprefix("tests/") for item in items}
     stale = sorted(name for name in unused if name.split("::")[0] in whole)
     if stale and not any("::" in word for word in config.args):

@@ -19,11 +19,7 @@ WORDS = {
 }
 
 
-LONG = ("sgd_engine", "dyson_core", "rbm", "gpt", "scaling", "spectra")
-"""A quarter of a minute or more each, mostly compilation: they take their turn with the slow tests."""
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in WORDS])
+@pytest.mark.parametrize("name", WORDS)
 def test_benchmark_agrees_with_its_peers_and_runs(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--tiny"], cwd=ROOT, capture_output=True, text=True, timeout=400

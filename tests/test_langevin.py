@@ -94,6 +94,7 @@ def levels_of(dynamics, steps=600, seeds=8192):
     return ds.levels.values.reshape(seeds, 2, -1)[:, 1].astype(float)
 
 
+@pytest.mark.optimised  # it runs for longer than it compiles
 def test_half_the_repulsion_across_multiplets_is_what_matrices_do():
     """Means, variances and the pair's spacing of an OU matrix with four centres, T g² = 0.01.
 

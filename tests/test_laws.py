@@ -16,6 +16,8 @@ from dysonjax import laws
 from dysonjax.errors import InputError
 from dysonjax.laws.base import invert
 
+pytestmark = pytest.mark.optimised  # quantiles are searched for at many points: running takes longer than compiling
+
 KEY = jax.random.key(20)
 LAWS = {
     "Marchenko–Pastur": laws.MarchenkoPastur(ratio=0.5, variance=1.5),
@@ -445,11 +447,7 @@ FITS = {
 }
 
 
-ALIKE = {"pair density, independent", "surmise, weak", "Brody", "Marchenko–Pastur, atom", "pair spacing"}
-"""Fits whose code another one runs too: they take their turn with the slow tests."""
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in ALIKE else ()) for n in FITS])
+@pytest.mark.parametrize("name", FITS)
 def test_fits_are_right_and_know_their_error(name):
     """300 repeats: the mean estimate is the truth, and the spread of the estimates is the error they state."""
     law, fit, shape, draw = FITS[name]

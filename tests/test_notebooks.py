@@ -7,13 +7,9 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-LONG = ("dyson_gas", "linear_scaling", "phase_diagram")
-"""What they call has tests of its own: they take their turn with the slow tests."""
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(p, marks=pytest.mark.slow if p.stem in LONG else (), id=p.stem) for p in NOTEBOOKS]
-)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYSONJAX_SMALL", "1")
     monkeypatch.setenv("PYTHONWARNINGS", "error::FutureWarning:dysonjax")
