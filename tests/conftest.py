@@ -18,8 +18,9 @@ os.environ["XLA_FLAGS"] = (
 # read when the library is loaded: two devices call LAPACK at once, and its threads would wait for each other
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-# most of the suite's time is compilation, and without most of XLA's optimisations it takes half as long; tests of what
-# only optimised code can get wrong are marked `optimised`, and DYSONJAX_OPTIMISED=1 compiles all as a user's runs are
+# most of the suite's time is compilation; without most of XLA's optimisations an engine's program compiles in half the
+# time, but runs for longer. Tests that are about bits, or that run for long, are marked `optimised`, and
+# DYSONJAX_OPTIMISED=1 compiles all as a user's runs are
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if os.environ.get("DYSONJAX_OPTIMISED") else "1")
 
 # every worker and every process that a test starts shares what has been compiled

@@ -369,10 +369,10 @@ def main() -> int:
     if given.devices:
         run_here(given.out / str(given.devices), names)
         return 0
+    words = [sys.executable, "-m", "tests.small_runs", "--out", str(given.out), "--only", given.only]
+    started = []
     for count in DEVICES:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-        words = [sys.executable, "-m", "tests.small_runs", "--out", str(given.out), "--only", given.only]
-        started = [] if count == DEVICES[0] else started  # noqa: F821
         started.append(subprocess.Popen([*words, "--devices", str(count)], env={**os.environ, "XLA_FLAGS": flags}))
     return max(process.wait() for process in started)
 
