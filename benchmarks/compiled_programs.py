@@ -27,18 +27,22 @@ LEVELS = 10
 
 
 class Lowered(NamedTuple):
-    """A program before compilation, and how many numbers each array of its data has: what no update changes."""
+    """A program before compilation.
+
+    `data`: how many numbers each array of its data has, which no update changes. `loops`: how many stand around an
+    update.
+    """
 
     lowered: Any
     data: list[int]
+    loops: int
 
 
 @dataclass(frozen=True)
 class Program:
-    """One main program: `lower(device, replicas)`; an update stands inside `loops` loops."""
+    """One main program: `lower(device, replicas)` for so many replicas by default."""
 
     lower: Callable[[Any, int], Lowered]
-    loops: int
     replicas: int
 
 
@@ -58,10 +62,10 @@ def programs() -> dict[str, Program]:
         "RBM, Wishart": _of_engine(lambda: dj.sgd(rbm, sampling="wishart"), batch_size=16),
         "RBM, matrix Langevin": _of_engine(lambda: dj.matrix_langevin(rbm), batch_size=16),
         "RBM, Dyson": _of_engine(lambda: dj.dyson_of(rbm), batch_size=16),
-        "GPT training": Program(_gpt, 1, 1),
-        "spectral monitor": Program(_monitor, 0, 1),
+        "GPT training": Program(_gpt, 1),
+        "spectral monitor": Program(_monitor, 1),
     }
-    return found | {f"eigenvalues, n = {n}": Program(_eigenvalues(n), 0, 1024) for n in (16, 64)}
+    return found | {f"eigenvalues, n = {n}": Program(_eigenvalues(n), 1024) for n in (16, 64)}
 
 
 def _of_engine(make: Callable[[], dj.Dynamics], batch_size: int = 4) -> Program:
@@ -71,7 +75,7 @@ def _of_engine(make: Callable[[], dj.Dynamics], batch_size: int = 4) -> Program:
             dynamics = make()
         return _update_loop(dynamics, device, replicas, batch_size)
 
-    return Program(lower, loops=3, replicas=1 << 14)  # tiles, snapshots, updates
+    return Program(lower, replicas=1 << 14)
 
 
 def _update_loop(dynamics: dj.Dynamics, device: Any, replicas: int, batch_size: int) -> Lowered:
@@ -86,7 +90,8 @@ def _update_loop(dynamics: dj.Dynamics, device: Any, replicas: int, batch_size: 
     keys, traced = _placed((keys, traced), of_tiles)
     given, carry = _placed(jax.eval_shape(program.start, keys, traced), of_tiles)
     marks, span = _placed(tuple(jnp.zeros(n, jnp.int32) for n in (engine.SNAPSHOTS_A_CHUNK, 5)), common)
-    return Lowered(program.advance.lower(carry, keys, given, marks, span), _sizes(given["data"]))
+    loops = 3 + (engine.updates_together(device) > 1)  # tiles, snapshots, updates and, elsewhere, some of them together
+    return Lowered(program.advance.lower(carry, keys, given, marks, span), _sizes(given["data"]), loops)
 
 
 def _gpt(device: Any, replicas: int) -> Lowered:
@@ -105,7 +110,7 @@ def _gpt(device: Any, replicas: int) -> Lowered:
     sharing = training._sharing(run, (device,))
     arguments = _placed((jax.eval_shape(start), tokens, jnp.int32(0)), sharing.everywhere)
     advance = jax.jit(lambda *args: training._advance(run, sharing, *args), donate_argnums=0)
-    return Lowered(advance.lower(*arguments), _sizes(tokens))
+    return Lowered(advance.lower(*arguments), _sizes(tokens), 1)
 
 
 def _monitor(device: Any, replicas: int) -> Lowered:
@@ -113,13 +118,13 @@ def _monitor(device: Any, replicas: int) -> Lowered:
     params = {f"layer{i}/key/kernel": jnp.ones((128, 128)) for i in range(4)}
     monitor = dj.SpectralMonitor(params, 1000, heads={"*": 4})
     arguments = _placed((monitor, params, jnp.int32(50)), SingleDeviceSharding(device))
-    return Lowered(jax.jit(lambda monitor, *args: monitor.update(*args)).lower(*arguments), [])
+    return Lowered(jax.jit(lambda monitor, *args: monitor.update(*args)).lower(*arguments), [], 0)
 
 
 def _eigenvalues(n: int) -> Callable[[Any, int], Lowered]:
     def lower(device: Any, replicas: int) -> Lowered:
         matrices = _placed(jnp.zeros((replicas, n, n)), SingleDeviceSharding(device))
-        return Lowered(jax.jit(dj.spectra.eigenvalues).lower(matrices), [])
+        return Lowered(jax.jit(dj.spectra.eigenvalues).lower(matrices), [], 0)
 
     return lower
 

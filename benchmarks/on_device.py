@@ -40,7 +40,7 @@ LEAST_SECONDS = 2.0
 """With less time than this a row is not begun."""
 PATIENCE = 3.0
 """A row is stopped when it has taken so many times its budget …"""
-LEAST_PATIENCE = 90.0
+LEAST_PATIENCE = 60.0
 """… but not before so many seconds: compilation does not get shorter."""
 
 

@@ -112,7 +112,8 @@ def prepare(job: Job, devices: Devices | None = None, shares: int = 1) -> Plan:
     arrays["diverged_step"] = ((), np.dtype(np.int32))
     header = Header(experiment, grid.axes, replicas.static, replicas.traced, marks, label(shown.variables), [])
     total, budget = device_memory(devices), memory_budget(devices)
-    tile = tile_size(dynamics, replicas.count, devices[0].platform, budget // (most * len(devices)))
+    block = replicas.count if job.block_size is None else min(replicas.count, whole("block_size", job.block_size))
+    tile = tile_size(dynamics, -(-block // len(devices)), devices[0].platform, budget // (most * len(devices)))
     unit = tile * len(devices)
     require(
         most * unit <= total, "grid", grid.shape,

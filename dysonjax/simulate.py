@@ -40,6 +40,13 @@ log = logging.getLogger(__name__)
 SECONDS_A_CHUNK = 1.0
 SNAPSHOTS_A_CHUNK = 24
 """At most; a fixed number, because the compiled code has room for as many. The default 21 fit."""
+LARGEST_TILE = 1 << 14
+"""On an accelerator: beyond some 30 MB of states a tile leaves the second-level cache.
+
+An H100 makes 159 million updates a second of the papers' tanh network in tiles of 16,384, 115 in tiles of 65,536.
+"""
+UPDATES_A_LOOP = 16
+"""On an accelerator the host decides on every pass of a loop of unknown length: 21 µs on an H100, 8 if it is known."""
 
 Devices = Sequence[Any]
 """Of `jax.Device`, which type checkers cannot see."""
@@ -91,15 +98,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def tile_size(dynamics: Dynamics, replicas: int, platform: str, most: int = 1 << 14) -> int:
+def tile_size(dynamics: Dynamics, replicas: int, platform: str, most: int = LARGEST_TILE) -> int:
     """Replicas a tile: fixed on a CPU, so that a replica's arithmetic never depends on its company; large elsewhere.
 
     Eight float32 fill a vector register and keep a small network's matrices in the first-level cache. An accelerator
-    takes all `replicas` at once, as a power of two of at most `most`.
+    takes all `replicas` at once, as a power of two of at most `most` and `LARGEST_TILE`.
     """
     if platform == "cpu":
         return dynamics.tile or (8 if dynamics.block_step else 32)
-    return 1 << min((replicas - 1).bit_length(), max(most, 1).bit_length() - 1)
+    return 1 << min((replicas - 1).bit_length(), max(min(most, LARGEST_TILE), 1).bit_length() - 1)
 
 
 def log_steps(steps: int, count: int = 21, unit: int = 1) -> tuple[int, ...]:
@@ -138,7 +145,7 @@ def simulate(
     program = _program(dynamics, observables, tuple(static.items()), devices)
 
     n = keys.shape[0]
-    tile = tile or tile_size(dynamics, n, devices[0].platform)
+    tile = tile or tile_size(dynamics, -(-n // len(devices)), devices[0].platform)
     tiles = -(-n // (tile * len(devices))) * len(devices)
     pick = np.minimum(np.arange(tiles * tile), n - 1).reshape(tiles, tile)  # the last replica fills the last tile
     sharding = NamedSharding(Mesh(np.array(devices), ("tiles",)), PartitionSpec("tiles"))
@@ -244,11 +251,15 @@ def level_names(spectra: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _Tile(NamedTuple):
-    """The loop for one tile: arrays end with the axis of replicas, `hyper` arrays and `keys` are [R]."""
+    """The loop for one tile: arrays end with the axis of replicas, `hyper` arrays and `keys` are [R].
+
+    `together`: updates of a loop whose length the compiler knows.
+    """
 
     dynamics: Dynamics
     observables: tuple[Observable, ...]
     static: Mapping[str, int]
+    together: int = 1
 
     def start(self, keys, traced):
         roots = lift(lambda key: jax.random.split(key, 2))(keys)
@@ -269,7 +280,7 @@ class _Tile(NamedTuple):
         def to_mark(m, held):
             carry, records = held
             begin, end = jnp.where(m == 0, first, marks[m - 1]), jnp.minimum(marks[m], last)
-            carry = jax.lax.fori_loop(begin, end, lambda i, c: self._update(i, c, keys, look()), carry)
+            carry = _loop(begin, end, lambda i, c: self._update(i, c, keys, look()), carry, self.together)
             return jax.lax.cond(
                 end == marks[m], lambda c, r: self._record(c, r, look(), m, end), lambda c, r: (c, r), carry, records
             )
@@ -332,6 +343,25 @@ class _Tile(NamedTuple):
         return lambda *args: function(*args[:-1], {**args[-1], **self.static, **common})
 
 
+def _loop(begin: Array, end: Array, update: Callable[[Array, PyTree], PyTree], carry: PyTree, together: int) -> PyTree:
+    """`update(i, carry)` for i = begin … end − 1, `together` at a time in loops whose length the compiler knows."""
+    if together > 1:
+        whole = (end - begin) // together
+
+        def some(k, carry):
+            first = begin + k * together
+            return jax.lax.fori_loop(0, together, lambda i, c: update(first + i, c), carry)
+
+        carry = jax.lax.fori_loop(0, whole, some, carry)
+        begin = begin + whole * together
+    return jax.lax.fori_loop(begin, end, update, carry)
+
+
+def updates_together(device: Any) -> int:
+    """How many updates stand in one loop of known length on this device."""
+    return 1 if device.platform == "cpu" else UPDATES_A_LOOP
+
+
 def all_levels_finite(spectra: Mapping[str, Array]) -> Array:
     """True when every level of every matrix is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in spectra.values()]))
@@ -344,7 +374,7 @@ def _program(
     static: tuple[tuple[str, int], ...],
     devices: tuple[Any, ...],
 ) -> Program:
-    tile = _Tile(dynamics, observables, dict(static))
+    tile = _Tile(dynamics, observables, dict(static), updates_together(devices[0]))
     mesh = Mesh(np.array(devices), ("tiles",))
     tiles, common = PartitionSpec("tiles"), PartitionSpec()
 
