@@ -5,7 +5,7 @@
     python -m benchmarks.on_device --minutes 1 --only ceilings --only 'Dyson, default scheme'
     python -m benchmarks.on_device --show found.json            # the table of a file again
 
-The rows are those of `benchmarks.device_rows`, most important first: correctness, rates, then as much of a phase
+The rows are those of `benchmarks.device_rows`, most important first: correctness, rates, as much of a phase
 diagram as fits. This process keeps the clock and the file and never touches the device; another one computes row after
 row. Every row is in the file from the beginning, and its figures as soon as it is measured, so that whoever stops it at
 any moment has the rows so far. A row that takes far more than its budget, or whose process dies, has failed, and the

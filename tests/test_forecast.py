@@ -1,6 +1,7 @@
 """What a scan will cost is said before it runs, and refused where it cannot fit."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 from conftest import ornstein_uhlenbeck
@@ -48,6 +49,14 @@ def test_shares_have_blocks_to_share():
     job = Job(OU, dj.Grid(learning_rate=[0.1], batch_size=[1], seed=range(10_000)), 10)
     assert prepare(job).blocks == 1
     assert prepare(job, shares=8).blocks >= 32
+
+
+def test_a_tile_on_an_accelerator_is_no_larger_than_a_block():
+    """Or every block would be filled up to a tile with replicas that nobody asked for."""
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 80 * 10**9})
+    grid = dj.Grid(learning_rate=[0.1], batch_size=[2], seed=range(100_000))
+    tiles = {size: prepare(Job(OU, grid, 10, block_size=size), [device]).tile for size in (None, 16_384, 1000)}
+    assert tiles == {None: 16_384, 16_384: 16_384, 1000: 1024}
 
 
 def test_a_grid_that_is_too_large_is_cut_smaller_and_says_so(monkeypatch, caplog):

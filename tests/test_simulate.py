@@ -139,6 +139,15 @@ def test_chunks_do_not_matter(whole, monkeypatch, seconds):
         assert again == [REPLICAS * STEPS]
 
 
+@pytest.mark.parametrize("together", [4, 7])
+def test_updates_in_loops_of_known_length(whole, monkeypatch, together):
+    """As on an accelerator: marks 3, 10, 24 leave loops that are never, just and not quite filled."""
+    monkeypatch.setattr(loop, "updates_together", lambda device: together)
+    loop._program.cache_clear()
+    assert_equal(whole, run())
+    loop._program.cache_clear()
+
+
 def test_tiles_in_turn(whole, monkeypatch):
     """A run of more than a second takes a few tiles at a time from the first update to the last."""
     assert loop._shares(7, 0.0) == loop._shares(7, 9.5) == [(0, 7)]
@@ -332,6 +341,7 @@ def test_tile_size():
     assert tile_size(OU_BLOCK, 5, "cpu") == tile_size(OU_BLOCK, 10_000, "cpu") == 8
     assert tile_size(OU, 5, "gpu") == 8
     assert tile_size(OU, 10**9, "gpu") == 2**14
+    assert tile_size(OU, 10**9, "gpu", most=10**9) == 2**14  # what fits into the cache
     assert tile_size(OU, 10**9, "gpu", most=1000) == 512  # what fits into memory, as a power of two
     assert tile_size(OU, 1, "gpu", most=0) == 1
 
