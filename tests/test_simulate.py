@@ -139,15 +139,6 @@ def test_chunks_do_not_matter(whole, monkeypatch, seconds):
         assert again == [REPLICAS * STEPS]
 
 
-@pytest.mark.parametrize("together", [4, 7])
-def test_updates_in_loops_of_known_length(whole, monkeypatch, together):
-    """As on an accelerator: marks 3, 10, 24 leave loops that are never, just and not quite filled."""
-    monkeypatch.setattr(loop, "updates_together", lambda device: together)
-    loop._program.cache_clear()
-    assert_equal(whole, run())
-    loop._program.cache_clear()
-
-
 def test_tiles_in_turn(whole, monkeypatch):
     """A run of more than a second takes a few tiles at a time from the first update to the last."""
     assert loop._shares(7, 0.0) == loop._shares(7, 9.5) == [(0, 7)]
@@ -159,6 +150,15 @@ def test_tiles_in_turn(whole, monkeypatch):
     assert_equal(whole, run(tile=8, on_progress=chunks.append))  # five tiles on each device, the last nearly empty
     assert sum(chunks) == STEPS * REPLICAS
     assert chunks[-1] == STEPS * (2 * 8 + 6)
+
+
+@pytest.mark.parametrize("together", [4, 7])
+def test_updates_in_loops_of_known_length(whole, monkeypatch, together):
+    """As on an accelerator: marks 3, 10, 24 leave loops that are never, just and not quite filled."""
+    monkeypatch.setattr(loop, "updates_together", lambda device: together)
+    loop._program.cache_clear()
+    assert_equal(whole, run())
+    loop._program.cache_clear()
 
 
 def test_snapshots_do_not_matter(whole):
