@@ -15,7 +15,7 @@ from flax import nnx
 
 import dysonjax as dj
 from benchmarks.device_timing import Context
-from dysonjax.papers.phase_diagram import PhaseDiagram
+from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
 
 UPDATES, RATE, BATCH, REPLICAS = 5, 0.1, 4, 4
 FLOAT32 = 1e-5

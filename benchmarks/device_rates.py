@@ -22,8 +22,8 @@ from benchmarks import dyson_core, gpt, rbm, sgd_engine, spectra
 from benchmarks.device_checks import Net, squared_error, users_data, users_model
 from benchmarks.device_timing import Context, Cost, Run, measured
 from benchmarks.sgd_engine import timed
-from dysonjax.papers.phase_diagram import PhaseDiagram
-from dysonjax.training import GPTRun
+from dysonjax.experiments.gpt.training import GPTRun
+from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
 
 TILE = 16_384
 """Replicas that an accelerator takes side by side."""

@@ -33,14 +33,15 @@ import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import record
-from dysonjax import store, use_all_cores
-from dysonjax.cluster import joined
-from dysonjax.gas import GasRun
-from dysonjax.header import provenance
-from dysonjax.papers.phase_diagram import PhaseDiagram
-from dysonjax.planning import Job, Plan, prepare
-from dysonjax.scan import run_job
-from dysonjax.simulate import _program, simulate
+from dysonjax import use_all_cores
+from dysonjax.engine.loop import _program, simulate
+from dysonjax.engine.planning import Job, Plan, prepare
+from dysonjax.engine.scanning import run_job
+from dysonjax.experiments.gas.experiment import GasRun
+from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
+from dysonjax.runtime.team import joined
+from dysonjax.storage import store
+from dysonjax.storage.metadata import provenance
 
 
 def gas(replicas: int, steps: int) -> GasRun:

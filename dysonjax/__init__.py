@@ -1,22 +1,26 @@
 """dysonjax: how the spectra of weight matrices move while a network learns, thousands of runs at once."""
 
-from dysonjax import ensembles, laws, models, observables, scaling, schemes, spectra
-from dysonjax.analyze import analyze
-from dysonjax.cluster import Share
-from dysonjax.dynamics import Dynamics, Parameter
-from dysonjax.dyson import dyson
-from dysonjax.errors import ClusterError, InputError, StoreError
-from dysonjax.grid import Grid
-from dysonjax.langevin import dyson_of, matrix_langevin
-from dysonjax.merge import merge
-from dysonjax.monitor import SpectralMonitor
-from dysonjax.observables import Observable
-from dysonjax.potentials import Force, Quadratic, RBMPotential
-from dysonjax.scan import scan
-from dysonjax.sgd import sgd
-from dysonjax.simulate import simulate, use_all_cores
-from dysonjax.svag import svag
-from dysonjax.validity import validity
+from dysonjax import ensembles, laws, models, spectra
+from dysonjax.core import observables
+from dysonjax.core.dynamics import Dynamics, Parameter
+from dysonjax.core.errors import ClusterError, InputError, StoreError
+from dysonjax.core.observables import Observable
+from dysonjax.core.potentials import Force, Quadratic, RBMPotential
+from dysonjax.dynamics import dyson_schemes as schemes
+from dysonjax.dynamics.dyson_equation import dyson
+from dysonjax.dynamics.langevin import dyson_of, matrix_langevin
+from dysonjax.dynamics.stochastic_gradient import sgd
+from dysonjax.dynamics.variance_amplified import svag
+from dysonjax.engine.grid import Grid
+from dysonjax.engine.loop import simulate
+from dysonjax.engine.scanning import scan
+from dysonjax.experiments.langevin_validity.assessment import validity
+from dysonjax.runtime.devices import use_all_cores
+from dysonjax.runtime.team import Share
+from dysonjax.spectra import multiplets as scaling
+from dysonjax.storage.merging import merge
+from dysonjax.weights.monitor import SpectralMonitor
+from dysonjax.weights.spectral_report import analyze
 
 __all__ = [
     "ClusterError",
@@ -50,3 +54,7 @@ __all__ = [
     "use_all_cores",
     "validity",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -48,7 +48,7 @@ def command(*words: str, out: Path) -> dict[str, np.ndarray]:
 
     import zarr
 
-    from dysonjax.cli import main
+    from dysonjax.cli.app import main
 
     with (out.parent / "said.txt").open("w") as said, redirect_stdout(said), without_drawing():
         if code := main([*words, "--out", str(out)]):
@@ -170,7 +170,7 @@ def scaling(out: Path) -> Arrays:
 
 
 def bbp(out: Path) -> Arrays:
-    from dysonjax.papers.bbp import BBPRun
+    from dysonjax.experiments.bbp.experiment import BBPRun
 
     return dataset(BBPRun(rows=8, columns=16, learning_rate=(0.2, 0.5, 0.8), steps=(1, 2), seeds=9).run(progress=False))
 
@@ -183,7 +183,7 @@ def gpt(out: Path) -> Arrays:
 
 
 def gpt_grid(out: Path) -> Arrays:
-    from dysonjax.papers.gpt_scaling import GPTScalingRun
+    from dysonjax.experiments.gpt.grid import GPTScalingRun
 
     text = str(text_beside(out))
     run = GPTScalingRun(

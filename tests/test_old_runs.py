@@ -21,7 +21,7 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 import dysonjax as dj
-from dysonjax.cli import main
+from dysonjax.cli.app import main
 
 KEPT = Path(__file__).parent / "data" / "format-1"
 TEXT = "rain.txt"

@@ -8,7 +8,7 @@ import numpy as np
 from jax.scipy.special import erf
 from jaxtyping import Array, ArrayLike, Float
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 from dysonjax.laws.base import Fit, Law, check_finite, check_positive, invert, real, record, static
 from dysonjax.laws.likelihood import maximum_likelihood, moments_fit, observations
 from dysonjax.laws.multiplet import multiplet

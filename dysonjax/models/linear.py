@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from dysonjax.blocks import dot, matmul, matvec, matvec_transposed, sum_of_outer
-from dysonjax.errors import require, whole
+from dysonjax.core.errors import require, whole
+from dysonjax.core.potentials import LevelTheory, Quadratic, numbers_of
+from dysonjax.kernels.products import dot, matmul, matvec, matvec_transposed, sum_of_outer
+from dysonjax.kernels.random_numbers import normals
 from dysonjax.models.tanh_network import FeedForward
-from dysonjax.noise import normals
-from dysonjax.potentials import LevelTheory, Quadratic, numbers_of
 
 Weights = dict[str, Array]
 Example = tuple[Array, Array, Weights]

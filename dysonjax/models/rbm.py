@@ -20,12 +20,12 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from dysonjax import spectra
-from dysonjax.blocks import cholesky, matmul, matvec, matvec_transposed, solve_upper, sum_of_outer
-from dysonjax.dynamics import Dynamics, Hyper, Parameter, one_replica
-from dysonjax.errors import require, whole
-from dysonjax.noise import normals
-from dysonjax.observables import Variable, snapshot
-from dysonjax.potentials import LevelTheory, RBMPotential
+from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, one_replica
+from dysonjax.core.errors import require, whole
+from dysonjax.core.observables import Variable, snapshot
+from dysonjax.core.potentials import LevelTheory, RBMPotential
+from dysonjax.kernels.products import cholesky, matmul, matvec, matvec_transposed, solve_upper, sum_of_outer
+from dysonjax.kernels.random_numbers import normals
 
 Params = dict[str, Array]
 Chains = Literal["persistent", "data", "exact"]

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dysonjax.blocks import matvec, matvec_transposed, sum_of_outer
-from dysonjax.errors import require, whole
+from dysonjax.core.errors import require, whole
+from dysonjax.kernels.products import matvec, matvec_transposed, sum_of_outer
 
 Activation = Literal["tanh", "relu", "identity"]
 Weights = dict[str, Array]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 
 
 class Estimate(NamedTuple):

@@ -7,7 +7,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 from dysonjax import laws
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 from dysonjax.spectra.estimates import Estimate
 
 

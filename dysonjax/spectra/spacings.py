@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 
 
 def gaps(x: Float[Array, "... n"]) -> Float[Array, "... n-1"]:

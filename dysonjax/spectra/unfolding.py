@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 from scipy.interpolate import LSQUnivariateSpline
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 
 
 def by_law(x: Float[Array, "... n"], cdf: Callable[[Array], Array]) -> Float[Array, "... n"]:

@@ -22,13 +22,14 @@ import jax
 import numpy as np
 
 import dysonjax as dj
-from dysonjax import store, training
-from dysonjax.cli import main
-from dysonjax.header import provenance
-from dysonjax.merge import stores_in
-from dysonjax.papers.bbp import BBPRun
-from dysonjax.papers.gpt_scaling import GPTScalingRun
-from dysonjax.simulate import use_all_cores
+from dysonjax.cli.app import main
+from dysonjax.experiments.bbp.experiment import BBPRun
+from dysonjax.experiments.gpt import training
+from dysonjax.experiments.gpt.grid import GPTScalingRun
+from dysonjax.runtime.devices import use_all_cores
+from dysonjax.storage import store
+from dysonjax.storage.merging import stores_in
+from dysonjax.storage.metadata import provenance
 from tests.test_old_runs import KEPT, TEXT, report, unpack, users_scan
 
 TEXT_OF_POEM = (

@@ -1,0 +1,1 @@
+"""The papers' experiments, made of the same public pieces that a user has."""
