@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from dysonjax import spectra
@@ -17,7 +16,7 @@ from dysonjax.core.observables import Observable, Variable, mean, snapshot
 from dysonjax.dynamics.wishart_sgd import sgd_of_moments
 from dysonjax.kernels.products import chunks, sum_of_chunks
 
-Optimizer = Callable[[Array], optax.GradientTransformation]
+Optimizer = Callable[[Array], Any]
 
 
 class SGDState(NamedTuple):
@@ -115,6 +114,8 @@ def _of_examples(model: Model, batches: int | None, tests: int, optimizer: Optim
     def descend(params: PyTree, gradient: PyTree, state: PyTree, rate: Array) -> tuple[PyTree, PyTree]:
         if optimizer is None:
             return jax.tree.map(lambda w, g: w - rate * g, params, gradient), ()
+        import optax
+
         updates, state = optimizer(rate).update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
@@ -157,10 +158,10 @@ def loss_observables(model: Model) -> tuple[Observable, ...]:
     """Train loss, test loss and gradient norm of a model under `sgd`."""
     by_hand = getattr(model, "block_loss_and_gradient", None)
     if by_hand:
-        parts, norm, loss_and_gradient = chunks, lift(optax.tree.norm), by_hand
+        parts, norm, loss_and_gradient = chunks, lift(_norm), by_hand
     else:
         parts = functools.partial(jax.tree.map, lambda x: x[None])  # the compiler's choice how many at a time
-        norm, loss_and_gradient = optax.tree.norm, jax.value_and_grad(functools.partial(mean_loss, model))
+        norm, loss_and_gradient = _norm, jax.value_and_grad(functools.partial(mean_loss, model))
 
     def on_tests(spectra: Spectra, state: SGDState, hyper: Hyper) -> Array:
         given: SGDData = hyper["data"]
@@ -208,3 +209,9 @@ def check_data(model: Model, batches: int | None, batch_size: int) -> None:
 
 
 __all__: list[Any] = ["SGDData", "SGDState", "check_data", "loss_observables", "sgd"]
+
+
+def _norm(gradient: PyTree) -> Array:
+    import optax
+
+    return optax.tree.norm(gradient)

@@ -3,8 +3,8 @@
 import logging
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import xarray as xr
 from jaxtyping import PRNGKeyArray
 
 from dysonjax.core.dynamics import Dynamics
@@ -17,8 +17,10 @@ from dysonjax.runtime import team as cluster
 from dysonjax.runtime.devices import Devices
 from dysonjax.runtime.progress import Bar, progress_bar
 from dysonjax.runtime.team import WHOLE, Share
-from dysonjax.storage import store
 from dysonjax.storage.metadata import provenance
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def scan(
     devices: Devices | None = None,
     progress: "bool | Bar | None" = None,
     share: Share = WHOLE,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Run every replica of `grid` for `steps` updates; returns a dataset with dimensions named after the grid.
 
     `dt`: the time step of a Langevin equation, if one for all (a grid may have an axis `dt` instead).
@@ -69,8 +71,10 @@ def scan(
 
 def run_job(
     job: Job, devices: Devices | None = None, progress: "bool | Bar | None" = None, share: Share = WHOLE
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """`scan` for a `Job`."""
+    from dysonjax.storage import store  # and with it xarray and zarr, a second of start-up
+
     team = cluster.team()
     planned = prepare(job, devices, share.count * team.count)
     require(job.out is not None or team.count == 1, "out", job.out, "a directory, where the processes meet")

@@ -24,7 +24,6 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator, ScalarFormatter
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import distance_transform_edt
 
 STYLE = {
     "font.family": "sans-serif",
@@ -193,6 +192,8 @@ def log_contour(ax: Axes, x: ArrayLike, y: ArrayLike, values: ArrayLike, level: 
 
 def deepest_cell(region: NDArray[np.bool_]) -> tuple[int, int]:
     """The cell of a region [y, x] farthest from its border (the map's own included); of several, the most central."""
+    from scipy.ndimage import distance_transform_edt
+
     depth: NDArray = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]  # type: ignore[index]
     cells = np.argwhere(region)
     eccentricity = np.linalg.norm(cells - cells.mean(axis=0), axis=1)

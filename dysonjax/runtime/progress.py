@@ -3,11 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
+from typing import Protocol
 
 
 class Bar(Protocol):
@@ -21,12 +17,6 @@ class _Silent:
         return
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Any) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("–" if speed is None else f"{speed / 1e6:.2f} M updates/s")
-
-
 @contextmanager
 def progress_bar(what: str, total: int, wanted: bool | Bar | None = None, rate: bool = True) -> Iterator[Bar]:
     """A bar on the terminal with time spent and left (None: only where there is a terminal), the caller's, or none."""
@@ -36,8 +26,17 @@ def progress_bar(what: str, total: int, wanted: bool | Bar | None = None, rate: 
     if not (sys.stderr.isatty() if wanted is None else wanted):
         yield _Silent()
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("–" if speed is None else f"{speed / 1e6:.2f} M updates/s")
+
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), *[_Rate()] * rate,
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), *[Rate()] * rate,
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=60) as bars:

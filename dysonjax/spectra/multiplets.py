@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
-from scipy.spatial.distance import cdist
-from scipy.stats import chi2 as chi_square
-from scipy.stats import kstwo
+from scipy.special import chdtrc
 
 from dysonjax.core.errors import require, whole
 from dysonjax.laws import GeneralisedSemicircle, PairDensity
@@ -185,7 +183,7 @@ def fit_through_origin(
         unweighted=Estimate(float(_gls(x, y, np.eye(k))[0]), float(np.sqrt(groups - 1) * plain.std()), count),
         chi2=float(chi2),
         dof=dof,
-        p_value=float(chi_square.sf(chi2, dof)),
+        p_value=float(chdtrc(dof, chi2)),
         points=Estimate(y, error, min(map(len, arrays))),
     )
 
@@ -204,6 +202,8 @@ def equal_temperature_test(
     require(min(len(one), len(two)) >= 2, "first, second", (one.shape, two.shape), "two replicas of each at least")
     whole("permutations", permutations)
     x = np.concatenate([one, two])
+    from scipy.spatial.distance import cdist
+
     scale = x.std(axis=0)
     x = (x - x.mean(axis=0)) / np.where(scale > 0, scale, 1)
 
@@ -284,6 +284,8 @@ def multiplet_ks(
     if centre is None or width is None:
         p_value = _p_value(null, single, unit, cdf, lambda u: np.interp(u, table, grid), draws)
     else:
+        from scipy.stats import kstwo
+
         p_value = float(kstwo.sf(_ks(unit(single), cdf), count))
     return MultipletTest(float(_ks(unit(reduced.ravel()), cdf)), p_value, middle, size)
 

@@ -1,5 +1,6 @@
 """Spectra of anybody's network while it trains: a record of fixed size, filled on the device at chosen steps."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 from threadpoolctl import threadpool_limits
@@ -197,9 +197,12 @@ def _has_matrix(leaf: Any) -> bool:
 
 def _named(params: PyTree) -> dict[str, Any]:
     """Leaves by name, the parts of a path joined by "/"; a variable of flax is a node with one child, its value."""
-    tree = nnx.state(params, nnx.Param) if isinstance(params, nnx.Module) else params
+    if "flax" in sys.modules:  # otherwise it cannot be a module of flax
+        from flax import nnx
+
+        params = nnx.state(params, nnx.Param) if isinstance(params, nnx.Module) else params
     named = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         steps = path[:-1] if len(path) > 1 and getattr(path[-1], "name", "") == "value" else path
         named[jax.tree_util.keystr(steps, simple=True, separator="/")] = leaf
     return named

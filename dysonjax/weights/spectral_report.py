@@ -10,7 +10,6 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from rich.table import Table
-from scipy.sparse.linalg import eigsh
 
 from dysonjax import spectra
 from dysonjax.core.errors import require, whole
@@ -237,6 +236,8 @@ def _spectrum(w: np.ndarray, wanted: str) -> _Spectrum:
         x, u = np.linalg.eigh(gram)
         u = u[:, ::-1]
     else:
+        from scipy.sparse.linalg import eigsh
+
         x = np.linalg.eigvalsh(gram)
         u = eigsh(gram, k=1, v0=np.ones(len(gram)), tol=TOLERANCE, maxiter=100 * len(gram))[1]
     v = short.T @ u

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float, PRNGKeyArray
-from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from dysonjax.core.errors import require, whole
@@ -161,6 +160,8 @@ def _lognormal(u: np.ndarray) -> float | None:
 
     if off(-30.0) <= 0:
         return None
+    from scipy.optimize import brentq
+
     t = float(brentq(off, -30.0, 1e4))  # type: ignore[arg-type]
     s = mean / shifted(t)
     return float(-np.mean((u / s - t) ** 2) / 2 - np.log(s * np.sqrt(2 * np.pi)) - log_ndtr(t))

@@ -11,8 +11,8 @@ from stochastic import assert_mean
 import dysonjax as dj
 from dysonjax.core.dynamics import lift
 from dysonjax.core.model import mean_loss
+from dysonjax.models.feed_forward import FeedForward
 from dysonjax.models.linear import LinearNetwork
-from dysonjax.models.tanh_network import FeedForward
 
 KEY = jax.random.key(5)
 

@@ -26,7 +26,7 @@ import optax
 import xarray as xr
 from jaxtyping import Float
 from rich.table import Table
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import require, whole
@@ -236,7 +236,7 @@ def _collapse(
     fit = np.polynomial.Polynomial.fit(u, y.ravel(), degree, w=w)
     total, dof = float(np.sum(((y.ravel() - fit(u)) * w) ** 2)), u.size - degree - 1
     total *= max(seeds - 3, 1) / (seeds - 1)
-    return total / dof, float(chi2.sf(total, dof))
+    return total / dof, float(chdtrc(dof, total))
 
 
 def exchanges(ds: xr.Dataset) -> list[Exchange]:

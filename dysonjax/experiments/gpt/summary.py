@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from rich.table import Table
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from dysonjax import ensembles, laws, spectra
 from dysonjax.experiments.tables import plain_table
@@ -185,7 +185,7 @@ def _mean_ratio(levels: np.ndarray) -> float:
 def _odd_ranks(scaled: Float[np.ndarray, "m k"], reference: _References) -> str:
     """Runs of ranks whose mean over matrices differs from that of random matrices."""
     z = (scaled.mean(axis=0) - reference.mean) / (reference.spread / np.sqrt(len(scaled)))
-    limit = norm.isf(RANK_P / 2 / scaled.shape[1])
+    limit = -ndtri(RANK_P / 2 / scaled.shape[1])
     words = []
     for sign, word in ((1, "high"), (-1, "low")):
         odd = np.flatnonzero(sign * z > limit) + 1
