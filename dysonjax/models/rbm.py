@@ -40,10 +40,13 @@ def scalar_field_kernel(sites: int, mass: float = 2.0) -> Float[np.ndarray, "N N
 
 
 class RBMState(NamedTuple):
-    """Parameters, persistent chains φ [B, N_v], and how many updates began outside the positive-definite region."""
+    """Parameters, persistent chains φ [B, N_v], and how many updates began outside the positive-definite region.
+
+    Without persistent chains there is no array: one of no size, shared out over devices, crashes JAX 0.11.2 on a CPU.
+    """
 
     params: Params
-    chains: Float[Array, "B Nv"]
+    chains: Float[Array, "B Nv"] | tuple[()]
     outside: Int[Array, ""]
 
 
@@ -191,7 +194,7 @@ class GaussianRBM:
         """
 
         def init(key: PRNGKeyArray, hyper: Hyper) -> RBMState:
-            chains = jnp.ones((hyper["batch_size"] if self.chains == "persistent" else 0, self.visible))
+            chains = jnp.ones((hyper["batch_size"], self.visible)) if self.chains == "persistent" else ()
             return RBMState(self.init(key, (), hyper["init_width"]), chains, jnp.int32(0))
 
         def block_step(keys: PRNGKeyArray, state: RBMState, hyper: Hyper) -> RBMState:
