@@ -46,7 +46,7 @@ class RBMState(NamedTuple):
     """
 
     params: Params
-    chains: Float[Array, "B Nv"] | tuple[()]
+    chains: Any
     outside: Int[Array, ""]
 
 
