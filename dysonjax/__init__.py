@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from dysonjax.core.lazy import public
 
 if TYPE_CHECKING:
-    from dysonjax import ensembles, laws, models, spectra
+    from dysonjax import ensembles, experiments, laws, models, spectra
     from dysonjax.core import observables
     from dysonjax.core.dynamics import Dynamics, Parameter
     from dysonjax.core.errors import ClusterError, InputError, StoreError
@@ -44,6 +44,7 @@ __all__ = [
     "dyson",
     "dyson_of",
     "ensembles",
+    "experiments",
     "laws",
     "matrix_langevin",
     "merge",
@@ -77,6 +78,7 @@ _HOMES = {
     "dyson": "dysonjax.dynamics.dyson_equation:dyson",
     "dyson_of": "dysonjax.dynamics.langevin:dyson_of",
     "ensembles": "dysonjax.ensembles",
+    "experiments": "dysonjax.experiments",
     "laws": "dysonjax.laws",
     "matrix_langevin": "dysonjax.dynamics.langevin:matrix_langevin",
     "merge": "dysonjax.storage.merging:merge",

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +13,9 @@ from rich.table import Table
 from zarr.storage import MemoryStore
 
 from dysonjax.engine.loop import simulate
-from dysonjax.engine.planning import Job, Plan, in_bytes, prepare
+from dysonjax.engine.planning import Plan, Scan, in_bytes, prepare
 from dysonjax.runtime.devices import Devices
 from dysonjax.storage import store
-from dysonjax.storage.locations import place
 from dysonjax.storage.metadata import LONG
 
 SECONDS = 1.0
@@ -55,44 +55,41 @@ class Measured(NamedTuple):
 
 
 def forecast(
-    jobs: Sequence[Job], names: Sequence[str], devices: Devices | None = None, shares: int = 1
-) -> list[Forecast]:
-    """A `Forecast` of each of the `jobs`, from a few measured steps; nothing is written.
+    scan: Scan, name: str, place: Path | None, known: dict[str, Measured], shares: int = 1,
+    block_size: int | None = None, devices: Devices | None = None,
+) -> Forecast:  # fmt: skip
+    """What a scan takes, from a few measured steps; nothing is written.
 
-    Raises `InputError` as `scan` does, also for replicas that do not fit into the devices' memory, and `StoreError`
-    when `out` of a job holds another run.
+    `known` keeps what was measured, for other scans of the same dynamics. Raises `InputError` as `scan` does, also for
+    replicas that do not fit into the devices' memory, and `StoreError` when `place` holds another run.
     """
-    known: dict[str, Measured] = {}
-    found = []
-    for job, name in zip(jobs, names, strict=True):
-        planned = prepare(job, devices, shares)
-        left = planned.blocks
-        if job.out is not None and store.exists(place(job.out)):
-            results = store.open_or_create(job.out, planned.header, planned.arrays, planned.block_size)
-            planned, left = planned.resized(results.block_size), len(results.unfinished())
-        seconds, compressed = 0.0, 0.0
-        buckets = sorted({0, len(planned.replicas.buckets) - 1})  # costs of those between lie between theirs
-        for bucket in buckets:
-            like = json.dumps([job.dynamics.config, planned.replicas.buckets[bucket], len(planned.marks)], default=str)
-            if like not in known:
-                known[like] = _measure(planned, bucket)
-            own = known[like]
-            seconds += (len(planned.replicas.buckets) * own.compiling + left * _block(planned, own)) / len(buckets)
-            compressed += own.compressed / len(buckets)
-        count = len(planned.devices)
-        found.append(Forecast(
-            name, job.grid.size, job.steps, planned.blocks, min(planned.block_size, planned.replicas.count),
-            len(planned.replicas.buckets), _store_bytes(planned, compressed), planned.memory.block // count,
-            planned.memory.total // count, seconds, left,
-        ))  # fmt: skip
-    return found
+    planned = prepare(scan, devices, shares, block_size)
+    left = planned.blocks
+    if place is not None and store.exists(place):
+        results = store.open_or_create(place, planned.header, planned.arrays, planned.block_size)
+        planned, left = planned.resized(results.block_size), len(results.unfinished())
+    seconds, compressed = 0.0, 0.0
+    buckets = sorted({0, len(planned.replicas.buckets) - 1})  # costs of those between lie between theirs
+    for bucket in buckets:
+        like = json.dumps([scan.dynamics.config, planned.replicas.buckets[bucket], len(planned.marks)], default=str)
+        if like not in known:
+            known[like] = _measure(planned, bucket)
+        own = known[like]
+        seconds += (len(planned.replicas.buckets) * own.compiling + left * _block(planned, own)) / len(buckets)
+        compressed += own.compressed / len(buckets)
+    count = len(planned.devices)
+    return Forecast(
+        name, scan.grid.size, scan.steps, planned.blocks,
+        min(planned.block_size, planned.replicas.count), len(planned.replicas.buckets),
+        _store_bytes(planned, compressed), planned.memory.block // count, planned.memory.total // count, seconds, left,
+    )  # fmt: skip
 
 
 def _block(planned: Plan, own: Measured) -> float:
     """Seconds of one block."""
     unit = planned.tile * len(planned.devices)
     units = -(-min(planned.block_size, planned.replicas.count) // unit)
-    alone = own.start + own.update * (planned.job.steps - 1) + own.record * (len(planned.marks) - 2)
+    alone = own.start + own.update * (planned.scan.steps - 1) + own.record * (len(planned.marks) - 2)
     return alone * units / own.units
 
 
@@ -101,12 +98,12 @@ def _measure(planned: Plan, bucket: int) -> Measured:
     unit = planned.tile * len(planned.devices)
     rows = slice(0, min(planned.block_size, planned.replicas.count, 8 * unit))
     keys, hyper = planned.replicas.keys(bucket, rows), planned.replicas.hyper(bucket, rows)
-    steps = planned.job.steps
+    steps = planned.scan.steps
 
     def took(steps: int, marks: Sequence[int]) -> tuple[float, dict[str, np.ndarray]]:
         began = time.perf_counter()
         values = simulate(
-            planned.job.dynamics, keys, hyper, steps, snapshots=marks, observables=planned.observables,
+            planned.scan.dynamics, keys, hyper, steps, snapshots=marks, observables=planned.observables,
             devices=planned.devices, tile=planned.tile,
         )  # fmt: skip
         return time.perf_counter() - began, values
@@ -141,7 +138,7 @@ def _compressed(values: dict[str, np.ndarray], snapshots: int) -> float:
 
 def _store_bytes(planned: Plan, compressed: float) -> int:
     """Values, marks, and the metadata, in which the grid's axes stand three times."""
-    raw = planned.job.grid.size * sum(math.prod(inner) * dtype.itemsize for inner, dtype in planned.arrays.values())
+    raw = planned.scan.grid.size * sum(math.prod(inner) * dtype.itemsize for inner, dtype in planned.arrays.values())
     axes = sum(len(values) for values in planned.header.axes.values() if len(values) <= LONG)
     return int(raw * compressed) + 10 * planned.blocks + 30 * axes + 1000 * len(planned.arrays) + 4000
 

@@ -30,8 +30,8 @@ BLOCKS_A_SHARE = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """The arguments of `scan` that say what is computed and where it is kept; see there."""
+class Scan:
+    """What a scan computes: the arguments of `dysonjax.scan` that decide the numbers; see there."""
 
     dynamics: Dynamics
     grid: Grid
@@ -40,8 +40,6 @@ class Job:
     dt: float | None = None
     snapshots: Sequence[int] | None = None
     observables: Sequence[Observable] | None = None
-    out: Any = None
-    block_size: int | None = None
 
 
 class Memory(NamedTuple):
@@ -56,7 +54,7 @@ class Memory(NamedTuple):
 class Plan:
     """A job with everything that follows from it and from the devices."""
 
-    job: Job
+    scan: Scan
     marks: tuple[int, ...]
     observables: tuple[Observable, ...]
     devices: Devices
@@ -77,20 +75,20 @@ class Plan:
         return Plan(**{**vars(self), "block_size": block_size})
 
 
-def prepare(job: Job, devices: Devices | None = None, shares: int = 1) -> Plan:
-    """Check the job and lay it out for `devices` (default: all local ones), for `shares` processes to have work.
+def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_size: int | None = None) -> Plan:
+    """Check a scan and lay it out for `devices` (default: all local ones), for `shares` processes to have work.
 
     Raises `InputError` for bad arguments and for replicas that do not fit into the devices' memory.
     """
-    marks = check_snapshots(job.steps, job.snapshots)
-    grid = job.grid
-    if job.dt is not None:
-        require("dt" not in grid.axes, "dt", job.dt, "None: the grid has an axis dt")
-        grid = Grid(**grid.axes, dt=[job.dt])
-    dynamics = job.dynamics
-    observables = tuple(dynamics.observables if job.observables is None else job.observables)
+    marks = check_snapshots(scan.steps, scan.snapshots)
+    grid = scan.grid
+    if scan.dt is not None:
+        require("dt" not in grid.axes, "dt", scan.dt, "None: the grid has an axis dt")
+        grid = Grid(**grid.axes, dt=[scan.dt])
+    dynamics = scan.dynamics
+    observables = tuple(dynamics.observables if scan.observables is None else scan.observables)
     devices = tuple(devices or jax.local_devices())
-    base = job.key if isinstance(job.key, jax.Array) else jax.random.key(whole("key", job.key, 0, 2**32 - 1))
+    base = scan.key if isinstance(scan.key, jax.Array) else jax.random.key(whole("key", scan.key, 0, 2**32 - 1))
     replicas = Replicas(dynamics, grid, base)
     shown = layout(dynamics, observables, replicas.hyper(0, slice(0, 1)))
     recorded = sum(int(np.prod(inner)) * dtype.itemsize for inner, dtype in shown.arrays.values())
@@ -102,7 +100,7 @@ def prepare(job: Job, devices: Devices | None = None, shares: int = 1) -> Plan:
     experiment = {
         **dynamics.config,
         "grid": {name: list(values) for name, values in grid.axes.items()},
-        "steps": int(job.steps),
+        "steps": int(scan.steps),
         "snapshots": list(marks),
         "observables": [dict(o.config) for o in observables],
         "key": np.asarray(jax.random.key_data(base)).tolist(),
@@ -114,25 +112,25 @@ def prepare(job: Job, devices: Devices | None = None, shares: int = 1) -> Plan:
     arrays["diverged_step"] = ((), np.dtype(np.int32))
     header = Header(experiment, grid.axes, replicas.static, replicas.traced, marks, label(shown.variables), [])
     total, budget = device_memory(devices), memory_budget(devices)
-    block = replicas.count if job.block_size is None else min(replicas.count, whole("block_size", job.block_size))
+    block = replicas.count if block_size is None else min(replicas.count, whole("block_size", block_size))
     tile = tile_size(dynamics, -(-block // len(devices)), devices[0].platform, budget // (most * len(devices)))
     unit = tile * len(devices)
     require(
         most * unit <= total, "grid", grid.shape,
         f"replicas that fit: {tile} a device take {in_bytes(most * tile)} of {in_bytes(total // len(devices))}",
     )  # fmt: skip
-    size = job.block_size
+    size = block_size
     if size is None:
         least = shares * BLOCKS_A_SHARE / len(replicas.buckets) if shares > 1 else 1
         limit = RECORDED_A_BLOCK // (recorded * len(marks))
-        wanted = plan(replicas.count, unit, job.steps, most, total, least, limit)
-        size = plan(replicas.count, unit, job.steps, most, budget, least, limit)
+        wanted = plan(replicas.count, unit, scan.steps, most, total, least, limit)
+        size = plan(replicas.count, unit, scan.steps, most, budget, least, limit)
         if size < wanted:
             log.warning("blocks of %d replicas instead of %d, for %s of memory", size, wanted, in_bytes(budget))
     size = whole("block_size", size)
     needs = most * -(-min(size, replicas.count) // unit) * unit
     require(needs <= total, "block_size", size, f"blocks that fit: it takes {in_bytes(needs)} of {in_bytes(total)}")
-    return Plan(job, marks, observables, devices, replicas, header, arrays, tile, size, Memory(total, budget, needs))
+    return Plan(scan, marks, observables, devices, replicas, header, arrays, tile, size, Memory(total, budget, needs))
 
 
 def plan(

@@ -3,7 +3,9 @@
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import PRNGKeyArray
 
@@ -12,15 +14,19 @@ from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable
 from dysonjax.engine.grid import Grid
 from dysonjax.engine.loop import simulate
-from dysonjax.engine.planning import Job, prepare
-from dysonjax.runtime import team as cluster
+from dysonjax.engine.planning import Scan, prepare
+from dysonjax.runtime import team as teams
 from dysonjax.runtime.devices import Devices
 from dysonjax.runtime.progress import Bar, progress_bar
 from dysonjax.runtime.team import WHOLE, Share
+from dysonjax.storage import locations
 from dysonjax.storage.metadata import provenance
+from dysonjax.storage.records import OWN, Record, compare, recall, remember
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from dysonjax.engine.cost import Forecast, Measured
 
 log = logging.getLogger(__name__)
 
@@ -64,43 +70,87 @@ def scan(
     >>> net = dj.models.TanhNetwork()  # doctest: +SKIP
     >>> dj.scan(dj.sgd(net), dj.Grid(learning_rate=[0.125], batch_size=[4]), steps=2000).levels  # doctest: +SKIP
     """
-    return run_job(
-        Job(dynamics, grid, steps, key, dt, snapshots, observables, out, block_size), devices, progress, share
-    )
+    job = ScanJob(dynamics, grid, steps, key, dt, snapshots, observables)
+    return job.run(None if out is None else locations.place(out), share, progress, block_size, devices, alone=True)
 
 
-def run_job(
-    job: Job, devices: Devices | None = None, progress: "bool | Bar | None" = None, share: Share = WHOLE
-) -> "xr.Dataset":
-    """`scan` for a `Job`."""
-    from dysonjax.storage import store  # and with it xarray and zarr, a second of start-up
+@dataclass(frozen=True, eq=False)
+class ScanJob(Scan):
+    """A scan as a part of a run; see `engine.jobs.Job`."""
 
-    team = cluster.team()
-    planned = prepare(job, devices, share.count * team.count)
-    require(job.out is not None or team.count == 1, "out", job.out, "a directory, where the processes meet")
-    size = job.grid.size * job.steps
-    with team.working(), progress_bar("scan", size, progress if team.first else False) as bar:
-        results = team.one_first(
-            lambda: store.open_or_create(job.out, planned.header, planned.arrays, planned.block_size)
-        )
-        blocks = results.blocks()
-        # what is left is read once for all: it changes as soon as somebody works
-        left = team.agree(lambda: share.of(results.unfinished()))
-        if left and team.first:
-            results.note(provenance(planned.devices, team.count, str(share)))
-        bar.advance(size - job.steps * sum(rows.stop - rows.start for _, rows in (blocks[n] for n in left)))
-        own = team.share_bar(bar)
-        for number in team.deal(left):
-            bucket, rows = blocks[number]
-            values = simulate(
-                job.dynamics, planned.replicas.keys(bucket, rows), planned.replicas.hyper(bucket, rows), job.steps,
-                snapshots=planned.marks, observables=planned.observables, devices=planned.devices, tile=planned.tile,
-                on_progress=own.advance,
-            )  # fmt: skip
-            results.write(bucket, rows, values)
-        team.meet()
-    dataset = results.dataset([*planned.header.axes])
-    lost = int((dataset.diverged_step >= 0).sum())
-    if lost and team.first:
-        log.warning("%d of %d replicas left the finite numbers; see diverged_step", lost, job.grid.size)
-    return dataset if job.dt is None else dataset.isel(dt=0)
+    name: str = ""
+
+    @property
+    def cost(self) -> int:
+        """Replica-updates."""
+        return self.grid.size * self.steps
+
+    def run(
+        self,
+        place: Path | None = None,
+        share: Share = WHOLE,
+        progress: "bool | Bar | None" = None,
+        block_size: int | None = None,
+        devices: Devices | None = None,
+        alone: bool = False,
+    ) -> "xr.Dataset":
+        """Compute it, or continue what `place` holds. `alone`: it is a whole run, of kind "scan"."""
+        from dysonjax.storage import store  # and with it xarray and zarr, a second of start-up
+
+        team = teams.team()
+        planned = prepare(self, devices, share.count * team.count, block_size)
+        require(place is not None or team.count == 1, "out", place, "a directory, where the processes meet")
+        with team.working(), progress_bar("scan", self.cost, progress if team.first else False) as bar:
+
+            def opened() -> Any:
+                if alone and place is not None and (there := recall(place)) is not None:
+                    compare(place, there, Record(OWN, {}))
+                found = store.open_or_create(place, planned.header, planned.arrays, planned.block_size)
+                if alone and place is not None:
+                    remember(place, OWN, {})
+                return found
+
+            results = team.one_first(opened)
+            blocks = results.blocks()
+            # what is left is read once for all: it changes as soon as somebody works
+            left = team.agree(lambda: share.of(results.unfinished()))
+            if left and team.first:
+                results.note(provenance(planned.devices, team.count, str(share)))
+            bar.advance(self.cost - self.steps * sum(rows.stop - rows.start for _, rows in (blocks[n] for n in left)))
+            own = team.share_bar(bar)
+            for number in team.deal(left):
+                bucket, rows = blocks[number]
+                values = simulate(
+                    self.dynamics, planned.replicas.keys(bucket, rows), planned.replicas.hyper(bucket, rows),
+                    self.steps, snapshots=planned.marks, observables=planned.observables, devices=planned.devices,
+                    tile=planned.tile, on_progress=own.advance,
+                )  # fmt: skip
+                results.write(bucket, rows, values)
+            team.meet()
+        dataset = results.dataset([*planned.header.axes])
+        lost = int((dataset.diverged_step >= 0).sum())
+        if lost and team.first:
+            log.warning("%d of %d replicas left the finite numbers; see diverged_step", lost, self.grid.size)
+        return dataset if self.dt is None else dataset.isel(dt=0)
+
+    def open(self, place: Path) -> "xr.Dataset":
+        """The results that `place` holds, finished or not."""
+        from dysonjax.storage import store
+
+        dataset = store.load(place).dataset()
+        return dataset if self.dt is None else dataset.isel(dt=0)
+
+    def missing(self, place: Path) -> tuple[list[str], int]:
+        """Numbers of the blocks that are not finished, and how many blocks there are."""
+        from dysonjax.storage import store
+
+        results = store.load(place)
+        return [str(number) for number in results.unfinished()], len(results.blocks())
+
+    def forecast(
+        self, place: Path | None, known: "dict[str, Measured]", shares: int = 1, block_size: int | None = None
+    ) -> "Forecast":
+        """What it would cost; see `engine.cost.forecast`."""
+        from dysonjax.engine.cost import forecast
+
+        return forecast(self, self.name or str(place), place, known, shares, block_size)

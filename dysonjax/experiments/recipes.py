@@ -7,6 +7,7 @@ from dysonjax.experiments.bbp.experiment import BBPRun
 from dysonjax.experiments.gpt.grid import GPTScalingRun
 from dysonjax.experiments.gpt.training import GPTRun
 from dysonjax.experiments.linear_scaling.experiment import RBM_SETTINGS, STUDENT_SETTINGS, ScalingRun, scaling_run
+from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
 
 COLD_RBM = ((0.003, 16), (0.01, 64), (0.02, 128))
 """Settings with √(Tκ²Ω) < 0.03 for every pair."""
@@ -24,13 +25,14 @@ PAPERS = {
     "p1": "arXiv:2407.16427: Gaussian RBM and teacher–student",
     "p2": "arXiv:2411.13512: nano-GPT, and the Gaussian RBM",
     "p3": "arXiv:2412.20496: linear network with one hidden layer",
+    "p4": "arXiv:2509.01349: phase diagram of the tanh network",
     "p5": "arXiv:2606.28486: BBP transition of a rank-one teacher",
 }
 
 
 def recipes(paper: str, full: bool = False) -> dict[str, Any]:
     """Runs of a paper, each with the name of its folder; `full`: at the published sizes. Raises `InputError`."""
-    known: dict[str, Any] = {"p1": _first, "p2": _second, "p3": _third, "p5": _fifth}
+    known: dict[str, Any] = {"p1": _first, "p2": _second, "p3": _third, "p4": _fourth, "p5": _fifth}
     require(paper in known, "paper", paper, f"one of {', '.join(known)}")
     return known[paper](full)
 
@@ -59,6 +61,11 @@ def _second(full: bool) -> dict[str, Any]:
     grids = {name: GPTScalingRun(**given, seeds=32 if full else 6) for name, given in GPT_GRIDS.items()}
     rbm = scaling_run("rbm", full, settings=RBM_SETTINGS, descriptions=("sgd",), sampling="wishart")
     return {"gpt": GPTRun(**(gpu if full else {})), "rbm": rbm, **grids}
+
+
+def _fourth(full: bool) -> dict[str, PhaseDiagram]:
+    """The published grid; full: 100 networks a point and 300 epochs."""
+    return {"phase-diagram": PhaseDiagram(seeds=100, epochs=300) if full else PhaseDiagram()}
 
 
 def _fifth(full: bool) -> dict[str, BBPRun]:

@@ -10,10 +10,8 @@ from dysonjax.core.errors import StoreError
 from dysonjax.storage import store
 from dysonjax.storage.locations import place, put
 from dysonjax.storage.metadata import difference
+from dysonjax.storage.records import RECORD
 from dysonjax.storage.store import Store
-
-RECORD = "run.json"
-"""A run of several scans keeps its settings in this file and each scan in a folder."""
 
 
 def merge(out: str | os.PathLike[str], parts: Sequence[str | os.PathLike[str]]) -> int:
@@ -49,17 +47,6 @@ def stores_in(directory: Path) -> list[Path]:
     if not directory.is_dir():
         return []
     return [found for p in sorted(directory.iterdir(), key=str) if p.is_dir() for found in stores_in(p)]
-
-
-def unfinished(directory: Path) -> tuple[list[str], int]:
-    """Blocks that are not finished in any scan of a run, by name, and the number of all its blocks."""
-    missing, total = [], 0
-    for path in stores_in(directory):
-        one = store.load(path)
-        scan = "" if path == directory else f"{path.relative_to(directory)}:"
-        missing += [f"{scan}{number}" for number in one.unfinished()]
-        total += len(one.blocks())
-    return missing, total
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

@@ -23,6 +23,7 @@ from dysonjax.core.errors import InputError, StoreError, shown
 from dysonjax.storage.lazy_array import StoredArray, nothing
 from dysonjax.storage.locations import is_remote, place, put
 from dysonjax.storage.metadata import Header, difference, packed, unpacked
+from dysonjax.storage.records import RECORD
 
 FORMAT = "dysonjax run 1"
 STORE = "store.zarr"
@@ -265,7 +266,7 @@ def _expect_empty(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path}: expected a directory, found a file")
     names = [p.name for p in path.iterdir()] if path.is_dir() else []
-    foreign = [name for name in names if not name.startswith(STORE)]
+    foreign = [name for name in names if not name.startswith(STORE) and name != RECORD]
     if foreign and STORE not in names:  # another process may have made the store in this moment
         raise StoreError(
             f"{path}: expected a new or empty directory, but it holds {foreign[0]!r} and is no dysonjax run"

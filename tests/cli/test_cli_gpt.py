@@ -11,7 +11,7 @@ from dysonjax.experiments import recipes
 from dysonjax.experiments.gpt import summary as nano_gpt
 from dysonjax.experiments.gpt.grid import RECORD, GPTScalingRun
 from dysonjax.experiments.gpt.training import GPTRun
-from dysonjax.storage.requests import remember
+from dysonjax.storage.records import remember
 from tests.experiments.test_gpt_spectra import surface
 
 POEM = "The rain in Spain stays mainly in the plain. In Hertford, Hereford and Hampshire hurricanes hardly happen.\n"

@@ -10,9 +10,7 @@ singular vectors know the teacher's, where c = B/s² > √r, r = N/M: for ε > �
 
 import itertools
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from os import PathLike
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -29,11 +27,12 @@ from dysonjax.core.observables import Observable, Variable, snapshots
 from dysonjax.dynamics.stochastic_gradient import sgd
 from dysonjax.dynamics.wishart_sgd import MomentState
 from dysonjax.engine.grid import Grid
-from dysonjax.engine.planning import Job
-from dysonjax.engine.scanning import run_job
+from dysonjax.engine.jobs import Results
+from dysonjax.engine.scanning import ScanJob
+from dysonjax.experiments.base import Experiment, Report
 from dysonjax.models import LinearNetwork
-from dysonjax.runtime.team import WHOLE, Share
 from dysonjax.spectra import Estimate
+from dysonjax.storage.records import tuples
 
 RATES: tuple[float, ...] = tuple(round(float(v), 4) for v in -np.expm1(-np.geomspace(0.04, 2.5, 41)))
 """Default ε: equal steps of ln(−ln(1 − ε)), so that the transition is resolved equally well at every t."""
@@ -57,19 +56,25 @@ CLEAR = 2.0
 
 
 @dataclass(frozen=True)
-class BBPRun:
-    """Students of `rows` N outputs and `columns` M inputs over learning rates ε and initial widths σ_W, `seeds` each.
+class BBPRun(Experiment):
+    """The transition of Baik, Ben Arous and Péché: when does a student's largest level know its rank-one teacher?"""
 
-    `steps`: the numbers t of full-batch steps after which levels and overlaps are recorded, all in one run.
-    """
+    kind = "bbp"
 
     rows: int = 100
+    """outputs N"""
     columns: int = 200
+    """inputs M"""
     learning_rate: tuple[float, ...] = RATES
+    """learning rates ε"""
     init_width: tuple[float, ...] = (1.0,)
+    """initial widths σ_W"""
     steps: tuple[int, ...] = (1, 2, 4, 8)
+    """numbers t of full-batch steps after which levels and overlaps are recorded, all in one run"""
     seeds: int = 64
+    """independent students at every point"""
     key: int = 0
+    """base of all random numbers"""
 
     def __post_init__(self):
         for name in ("rows", "columns", "seeds"):
@@ -114,21 +119,22 @@ class BBPRun:
         own = {"step": step, "block_step": None, "tile": TILE, "config": {**made.config, "bbp": asdict(self)}}
         return Dynamics(**{**vars(made), **own})
 
-    def jobs(self, out: Any = None, block_size: int | None = None) -> list[Job]:
-        """The scan that it is made of. Snapshots are t = 0 and `steps`."""
+    def jobs(self, results: Results) -> list[ScanJob]:
+        """One scan, recorded at t = 0 and `steps`."""
         grid = Grid(learning_rate=self.learning_rate, init_width=self.init_width, seed=range(self.seeds))
         marks = (0, *self.steps)
-        return [Job(
-            self.dynamics, grid, self.steps[-1], self.key, snapshots=marks, observables=(OVERLAPS,), out=out,
-            block_size=block_size,
-        )]  # fmt: skip
+        return [ScanJob(self.dynamics, grid, self.steps[-1], self.key, snapshots=marks, observables=(OVERLAPS,))]
 
-    def run(
-        self, out: str | PathLike[str] | None = None, progress: bool | None = None, share: Share = WHOLE,
-        block_size: int | None = None,
-    ) -> xr.Dataset:  # fmt: skip
-        """Compute it, or continue the run in `out`; see `dysonjax.scan`."""
-        return run_job(self.jobs(out, block_size)[0], progress=progress, share=share)
+    def analyse(self, results: Results) -> xr.Dataset:
+        """The results; what the table and the figures show follows from them by `curves` and `critical`."""
+        return results.only
+
+    def report(self, analysis: xr.Dataset) -> Report:
+        """A table of critical learning rates beside the law, and figures."""
+        from dysonjax.experiments.bbp import figures
+
+        said = [figures.bbp_table(self, analysis)]
+        return Report(said, lambda directory: figures.draw(self, analysis, directory))
 
     def noise(self, init_width: float, steps: int, learning_rate: Any = None) -> NDArray[np.float64]:
         """s = (1 − ε)^t σ_W at the run's learning rates, or at others."""
@@ -149,14 +155,6 @@ class BBPRun:
     def critical_learning_rate(self, init_width: float, steps: Any) -> NDArray[np.float64]:
         """ε_c(t) = 1 − (1 + σ_W r^{1/4})^{−1/t}."""
         return np.asarray(laws.critical_learning_rate(init_width, self.ratio, np.asarray(steps, float)), float)
-
-
-def bbp_run_of(stored: Mapping) -> BBPRun:
-    """The `BBPRun` that a stored run's experiment describes; raises `InputError`."""
-    require("bbp" in stored, "run", stored.get("dynamics"), "a rank-one teacher's, made by `BBPRun`")
-    record = dict(stored["bbp"])
-    lists = {name: tuple(value) for name, value in record.items() if isinstance(value, list)}
-    return BBPRun(**{**record, **lists})
 
 
 def overlaps(w: Float[Array, "n m"]) -> dict[str, Array]:
@@ -216,7 +214,7 @@ class Transition(NamedTuple):
 
 def run_of(ds: xr.Dataset) -> BBPRun:
     """The `BBPRun` of a dataset; raises `InputError`."""
-    return bbp_run_of(json.loads(ds.attrs["experiment"]))
+    return BBPRun(**tuples(json.loads(ds.attrs["experiment"])["bbp"]))
 
 
 def curves(ds: xr.Dataset) -> list[Curve]:

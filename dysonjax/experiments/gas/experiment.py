@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from os import PathLike
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,11 +15,12 @@ from dysonjax.core.potentials import Quadratic
 from dysonjax.core.snapshots import log_steps
 from dysonjax.dynamics.dyson_equation import dyson
 from dysonjax.engine.grid import Grid
-from dysonjax.engine.planning import Job
-from dysonjax.engine.scanning import run_job
-from dysonjax.runtime.team import WHOLE, Share
+from dysonjax.engine.jobs import Results
+from dysonjax.engine.scanning import ScanJob
+from dysonjax.experiments.base import Experiment, Report
 from dysonjax.spectra import Estimate
 
+TEMPERATURES = tuple(float(f"{v:.12g}") for v in np.geomspace(0.01, 1, 8))
 BULK = 0.7
 """Share of the levels, around the middle, whose spacings are compared with the laws of the bulk."""
 ENOUGH = 2**14
@@ -47,24 +47,41 @@ POTENTIALS: Mapping[str, Callable[["GasRun"], Any]] = {
 
 
 @dataclass(frozen=True)
-class GasRun:
-    """Levels in a potential, over temperatures and seeds; see `dysonjax.dyson` for what the fields mean."""
+class GasRun(Experiment):
+    """Dyson's equation for a gas of levels, over temperatures and seeds, beside its exact laws."""
+
+    kind = "gas"
 
     levels: int = 32
-    temperature: tuple[float, ...] = (0.01, 0.1, 1.0)
+    """number of levels n"""
+    temperature: tuple[float, ...] = TEMPERATURES
+    """temperatures T"""
     potential: str = "quadratic"
+    """quadratic, quartic or double-well"""
     centre: float = 0.0
+    """centre of the quadratic potential"""
     stiffness: float = 1.0
+    """stiffness κ of the quadratic potential"""
     coupling: float = 1.0
+    """coupling g"""
     beta: float = 1.0
+    """Dyson index β, at least 1"""
     geometry: str = "symmetric"
+    """symmetric matrices, singular values, or gram (eigenvalues of WᵀW)"""
     rows: int | None = None
+    """rows M ≥ n of a rectangular matrix (default n)"""
     scheme: str | None = None
+    """matrix_kick, pairwise_kick, neighbour_implicit, backward_euler or euler_maruyama"""
     seeds: int = 512
+    """independent gases at every temperature"""
     steps: int = 5000
+    """time steps"""
     dt: float = 0.01
+    """time step"""
     snapshots: int = 41
+    """how often the spectra are recorded, log-spaced in time"""
     key: int = 0
+    """base of all random numbers"""
 
     def __post_init__(self):
         for name in ("levels", "seeds", "steps"):
@@ -88,18 +105,23 @@ class GasRun:
         )
         return Dynamics(**{**vars(gas), "config": {**gas.config, "gas": asdict(self)}})
 
-    def jobs(self, out: Any = None, block_size: int | None = None) -> list[Job]:
-        """The scan that it is made of."""
+    def jobs(self, results: Results) -> list[ScanJob]:
+        """One scan."""
         grid = Grid(temperature=self.temperature, dt=[self.dt], seed=range(self.seeds))
         marks = log_steps(self.steps, self.snapshots)
-        return [Job(self.dynamics, grid, self.steps, self.key, snapshots=marks, out=out, block_size=block_size)]
+        return [ScanJob(self.dynamics, grid, self.steps, self.key, snapshots=marks)]
 
-    def run(
-        self, out: str | PathLike[str] | None = None, progress: bool | None = None, share: Share = WHOLE,
-        block_size: int | None = None,
-    ) -> xr.Dataset:  # fmt: skip
-        """Compute it, or continue the run in `out`; see `dysonjax.scan`."""
-        return run_job(self.jobs(out, block_size)[0], progress=progress, share=share)
+    def analyse(self, results: Results) -> tuple[xr.Dataset, "list[Statistics]"]:
+        """The results, and the statistics of every temperature."""
+        return results.only, statistics(results.only)
+
+    def report(self, analysis: tuple[xr.Dataset, "list[Statistics]"]) -> Report:
+        """A table beside the exact laws, plain advice, figures."""
+        from dysonjax.experiments.gas import figures
+
+        ds, found = analysis
+        said = [figures.gas_table(self, found), figures.gas_advice(self, found)]
+        return Report(said, lambda directory: figures.draw(self, ds, found, directory))
 
     def density_law(self, temperature: float) -> laws.Law | None:
         """The large-n law of the recorded levels in equilibrium, where there is a closed one.
@@ -116,13 +138,6 @@ class GasRun:
             rows = self.rows or n
             return laws.MarchenkoPastur(ratio=n / rows, variance=rows * self.beta * variance)
         return None
-
-
-def gas_run_of(stored: Mapping) -> GasRun:
-    """The `GasRun` that a stored run's experiment describes; raises `InputError`."""
-    require("gas" in stored, "run", stored.get("dynamics"), "a gas, made by `dysonjax simulate`")
-    record = dict(stored["gas"])
-    return GasRun(**{**record, "temperature": tuple(record["temperature"])})
 
 
 class Statistics(NamedTuple):

@@ -14,9 +14,8 @@ the error.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,19 +31,14 @@ from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import require, whole
 from dysonjax.dynamics.stochastic_gradient import sgd
 from dysonjax.engine.grid import Grid
-from dysonjax.engine.planning import Job
-from dysonjax.engine.scanning import run_job
+from dysonjax.engine.jobs import Results
+from dysonjax.engine.scanning import ScanJob
+from dysonjax.experiments.base import Experiment, Report
 from dysonjax.experiments.tables import plain_table
 from dysonjax.models import text as texts
 from dysonjax.models.gpt import KINDS, GPTConfig, GPTModel
-from dysonjax.runtime.progress import progress_bar
-from dysonjax.runtime.team import WHOLE, Share, team
 from dysonjax.spectra import Estimate
-from dysonjax.storage import store
-from dysonjax.storage.locations import place
-from dysonjax.storage.requests import recall, remember
 
-RECORD = "gpt-scaling.json"
 EXPONENTS = {"p = 1": 1.0, "p = ½": 0.5, "p = 0": 0.0}
 """The rules α ∝ |B|^p that are tested: linear, square root, and no exchange."""
 TILE = 4
@@ -56,7 +50,7 @@ STATISTICS = ("norm", "largest")
 
 
 @dataclass(frozen=True)
-class GPTScalingRun:
+class GPTScalingRun(Experiment):
     """Small GPTs over learning rates × batch sizes, `seeds` networks a setting, each on `windows` of text.
 
     With a `time` they are trained for that long, α × updates, instead.
@@ -64,6 +58,8 @@ class GPTScalingRun:
     multiplies GPT-2's initial σ = 0.02 of the attention matrices, whose spectra are watched: at a width of 32 channels
     σ √C is that of the full network only for a larger σ. Raises `InputError`.
     """
+
+    kind = "gpt-grid"
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rates: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)
@@ -103,43 +99,51 @@ class GPTScalingRun:
         made = sgd(self.model, batches=None, tests=64, optimizer=adamw if self.optimizer == "adamw" else None)
         return replace(made, tile=TILE)
 
-    def jobs(self, out: str | PathLike[str] | None = None, block_size: int | None = None) -> list[Job]:
-        """The scans that it is made of, as `parts` lists them; each has a folder of its own in `out`."""
+    def jobs(self, results: Results) -> list[ScanJob]:
+        """A scan for each batch size, or for each pair where the time is given, as `parts` lists them."""
         last = self.dynamics.observables[1:2]  # the test loss alone
         found = []
-        for rates, size, steps in self.parts():
+        for (rates, size, steps), name in zip(self.parts(), self._names(), strict=True):
             axes = {"learning_rate": rates, "batch_size": [size], "init_width": [self.init_width]}
-            folder = f"b{size}-{steps}"
-            found.append(Job(
+            found.append(ScanJob(
                 self.dynamics, Grid(**axes, seed=range(self.seeds)), steps, key=self.key, snapshots=[0, steps],
-                observables=last, out=None if out is None else place(out) / folder, block_size=block_size,
+                observables=last, name=name,
             ))  # fmt: skip
         return found
 
-    def run(
-        self, out: str | PathLike[str] | None = None, progress: bool | None = None, share: Share = WHOLE,
-        block_size: int | None = None,
-    ) -> xr.Dataset:  # fmt: skip
-        """Compute it, or continue in `out`: levels at the start and the end, [learning_rate, batch_size, seed, …]."""
-        if out is not None:
-            remember(place(out), RECORD, asdict(self))
-        total = sum(len(rates) * steps * size for rates, size, steps in self.parts()) * self.seeds
-        with progress_bar(f"gpt, {self.optimizer}", total, progress if team().first else False, rate=False) as bar:
-            return self._joined([
-                run_job(job, progress=_Windows(bar, size), share=share)
-                for (_, size, _), job in zip(self.parts(), self.jobs(out, block_size), strict=True)
-            ])  # fmt: skip
+    def _names(self) -> list[str]:
+        """The folder of each part; the rate is in it where two parts would have the same."""
+        short = [f"b{size}-{steps}" for _, size, steps in self.parts()]
+        return [
+            name if short.count(name) == 1 else f"{name}-{rates[0]:g}"
+            for name, (rates, _, _) in zip(short, self.parts(), strict=True)
+        ]
 
-    def load(self, out: str | PathLike[str]) -> xr.Dataset:
-        """What `run` has written to `out`, without computing; raises `StoreError` when blocks are missing."""
-        return self._joined([store.finished(job.out) for job in self.jobs(out)])
-
-    def _joined(self, parts: list[xr.Dataset]) -> xr.Dataset:
-        """The datasets of `parts` as one."""
+    def joined(self, results: Mapping[str, xr.Dataset]) -> xr.Dataset:
+        """Levels at the start and the end, [learning_rate, batch_size, seed, …]."""
         by_size: dict[int, list[xr.Dataset]] = {}
-        for (_, size, _), ds in zip(self.parts(), parts, strict=True):
-            by_size.setdefault(size, []).append(ds.isel(init_width=0).drop_vars("step"))
+        for (_, size, _), name in zip(self.parts(), self._names(), strict=True):
+            by_size.setdefault(size, []).append(results[name].isel(init_width=0).drop_vars("step"))
         return _concat([_concat(some, "learning_rate") for some in by_size.values()], "batch_size")
+
+    def analyse(self, results: Results) -> "tuple[list[Exchange], list[Exchange]]":
+        """How batch size trades against learning rate, and the same without the largest learning rate."""
+        ds = self.joined(results)
+        rest = without_largest(ds)
+        return exchanges(ds), [] if rest is None else exchanges(rest)
+
+    def report(self, analysis: "tuple[list[Exchange], list[Exchange]]") -> Report:
+        """A table of exponents, and a map for each statistic."""
+        from dysonjax.experiments import plotting
+        from dysonjax.experiments.gpt import figures
+
+        found, smaller = analysis
+
+        def draw(directory: Path) -> list[Path]:
+            maps = {name: figures.exchange_maps(self, found, smaller, name) for name in STATISTICS}
+            return [plotting.save(figure, directory / f"exchange_{name}.png") for name, figure in maps.items()]
+
+        return Report([exchange_table(self, found, smaller)], draw, 150)
 
     def parts(self) -> list[tuple[tuple[float, ...], int, int]]:
         """Learning rates, batch size and number of updates of every scan that the run is made of."""
@@ -155,16 +159,6 @@ class GPTScalingRun:
 
 def _concat(parts: list[xr.Dataset], axis: str) -> xr.Dataset:
     return xr.concat(parts, axis, coords="minimal", compat="override", join="exact")  # type: ignore[return-value]
-
-
-class _Windows(NamedTuple):
-    """Tells a bar of windows how many updates of a batch size were done."""
-
-    bar: Any
-    size: int
-
-    def advance(self, updates: int) -> None:
-        self.bar.advance(updates * self.size)
 
 
 def adamw(rate: Any) -> optax.GradientTransformation:
@@ -264,8 +258,3 @@ def exchange_table(run: GPTScalingRun, found: list[Exchange], smaller: list[Exch
         told = [f"{value:.1f} (p {chance:.1g})" for value, chance in small.collapse.values()]
         table.add_row(one.kind, name, f"{low:.3f} … {high:.3f}", str(one.exponent), str(small.exponent), *told)
     return table
-
-
-def gpt_scaling_run_of(directory: Path) -> GPTScalingRun:
-    """The `GPTScalingRun` that a directory holds; raises `StoreError`."""
-    return recall(directory, RECORD, GPTScalingRun, "a scaling run of GPTs")

@@ -8,10 +8,9 @@ interrupted and continued gives the numbers of one that was not.
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,25 +23,29 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import require, whole
+from dysonjax.engine.jobs import Results
+from dysonjax.experiments.base import Experiment, Report
 from dysonjax.models import text as texts
-from dysonjax.models.gpt import GPTConfig, check_text, loss, random_windows
+from dysonjax.models.gpt import INIT_STD, GPTConfig, check_text, loss, random_windows
 from dysonjax.runtime.devices import Devices
-from dysonjax.runtime.progress import progress_bar
+from dysonjax.runtime.progress import Bar, progress_bar
+from dysonjax.runtime.team import WHOLE, Share, team
 from dysonjax.storage.checkpoints import (
     RESULTS,
     flat,
     load_checkpoint,
     load_results,
+    load_weights,
     save_checkpoint,
     save_results,
     save_weights,
 )
-from dysonjax.storage.requests import recall, remember
 from dysonjax.weights.monitor import SpectralMonitor
 
 log = logging.getLogger(__name__)
 
-RECORD = "gpt.json"
+SAMPLE = 400
+"""Characters of the sample."""
 SECONDS_A_CHUNK = 0.5
 """Between two looks at the progress bar and the keyboard."""
 SECONDS_A_CHECKPOINT = 30.0
@@ -54,39 +57,56 @@ CYCLE = 64
 
 
 @dataclass(frozen=True)
-class GPTRun:
-    """One network on one text; the defaults are the nanoGPT recipe for a CPU (4 layers, 128 channels, 2000 updates).
+class GPTRun(Experiment):
+    """Train a small GPT on the characters of a text and follow the spectra of its weights.
 
-    `text`: a UTF-8 file, or "shakespeare"; `layers` … `bias`: see `models.GPTConfig`. `optimizer`: "adamw" or "sgd";
-    `learning_rate`: the highest, reached after `warmup` updates (default a twentieth of them) and falling to
-    `final_rate` of it; `weight_decay` of matrices; `beta1`, `beta2` of Adam's moments (`beta1`: momentum of SGD);
-    `clip`: the largest norm of a gradient. `validation_every`: updates between validation losses; `watch`: pattern of
-    the matrices whose spectra are recorded, `every` so many updates or "log", 21 times log-spaced. Raises `InputError`.
-
-        ds = GPTRun(steps=200).run("runs/gpt")
+    The defaults are the public nanoGPT recipe for a CPU: 4 layers, 128 channels, 2000 updates.
     """
 
+    kind = "gpt"
+
     text: str = "shakespeare"
+    """a UTF-8 file, or shakespeare (Tiny Shakespeare)"""
     layers: int = 4
+    """blocks of attention and feed-forward network"""
     heads: int = 4
+    """attention heads, a divisor of the channels"""
     channels: int = 128
+    """width of the network"""
     context: int = 64
+    """characters that are looked back on"""
     dropout: float = 0.0
+    """share of activations set to zero in training"""
     bias: bool = False
+    """whether linear maps and norms have biases"""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw or sgd"""
     learning_rate: float = 1e-3
+    """the highest learning rate"""
     final_rate: float = 0.1
+    """the last learning rate, as a share of the highest"""
     warmup: int | None = None
+    """updates until the highest rate (default a twentieth of all)"""
     batch_size: int = 12
+    """windows of text in an update"""
     steps: int = 2000
+    """updates"""
     weight_decay: float = 0.1
+    """decay of matrices"""
     beta1: float = 0.9
+    """of Adam's first moment, or momentum of SGD"""
     beta2: float = 0.99
+    """of Adam's second moment"""
     clip: float = 1.0
+    """largest norm of a gradient"""
     validation_every: int = 250
+    """updates between validation losses"""
     watch: str = "*/key/kernel"
+    """names of the matrices whose spectra are followed, with wildcards, such as '*kernel'"""
     every: int | Literal["log"] = "log"
+    """updates between two spectra, or log: 21 times, log-spaced"""
     key: int = 0
+    """base of all random numbers"""
 
     def __post_init__(self):
         require(self.optimizer in ("adamw", "sgd"), "optimizer", self.optimizer, "adamw or sgd")
@@ -149,19 +169,69 @@ class GPTRun:
     def _watches(self, name: str, kind: str) -> bool:
         return name.endswith(f"/{kind}/kernel") and fnmatchcase(name, self.watch)
 
-    def run(
-        self,
-        out: str | PathLike[str] | None = None,
-        progress: bool | None = None,
-        devices: Devices | None = None,
-    ) -> xr.Dataset:
-        """Train, or continue in `out`; returns spectra and losses (see `trained`).
+    def jobs(self, results: Results) -> "list[TrainingJob]":
+        """The training of the one network."""
+        return [TrainingJob(self)]
 
-        `out` receives the record (`gpt.json`), a checkpoint (`checkpoints`), the weights at both ends
-        (`initial.npz`, `final.npz`) and the results (`results.zarr`). Batches are shared out over `devices` (default:
-        one CPU, or all accelerators) where these divide them. Raises `InputError` and `StoreError`.
+    def analyse(self, results: Results) -> tuple[xr.Dataset, Any, str | None]:
+        """The results, what the spectra say (`summary.analysis`), and some text of the network where it is stored."""
+        from dysonjax.experiments.gpt.summary import analysis
+
+        said = None if results.place is None else _sample(self, results.place)
+        return results.only, analysis(results.only, INIT_STD), said
+
+    def report(self, analysis: tuple[xr.Dataset, Any, str | None]) -> Report:
+        """Tables of losses and spectra, a sample of text, and figures."""
+        from dysonjax.experiments.gpt import figures
+        from dysonjax.experiments.gpt.summary import loss_table, spectra_table
+
+        ds, found, text = analysis
+        recipe = self == GPTRun(key=self.key)
+        said = [loss_table(ds), spectra_table(found), *([] if text is None else [text])]
+        return Report(said, lambda directory: figures.draw(ds, found, directory, recipe), 190)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """The training of one network as a part of a run: one block of one replica; see `engine.jobs.Job`."""
+
+    settings: GPTRun
+    name: str = ""
+
+    @property
+    def cost(self) -> int:
+        """Updates."""
+        return self.settings.steps
+
+    def run(
+        self, place: Path | None, share: Share = WHOLE, progress: bool | Bar | None = None,
+        block_size: int | None = None,
+    ) -> xr.Dataset | None:  # fmt: skip
+        """Train, or continue from the last checkpoint in `place`; other shares and processes leave it alone.
+
+        `place` receives a checkpoint (`checkpoints`), the weights at both ends (`initial.npz`, `final.npz`) and the
+        results (`results.zarr`).
         """
-        return trained(self, None if out is None else Path(out), progress, devices)
+        return trained(self.settings, place, progress) if share.index == 0 and team().first else None
+
+    def open(self, place: Path) -> xr.Dataset:
+        """Spectra and losses."""
+        return load_results(place)
+
+    def missing(self, place: Path) -> tuple[list[str], int]:
+        """The whole training, or nothing."""
+        return [] if (place / RESULTS).is_dir() else ["the training"], 1
+
+    def forecast(self, place: Path | None, known: Any, shares: int = 1, block_size: int | None = None) -> None:
+        """Nothing tells before it runs."""
+
+
+def _sample(run: GPTRun, directory: Path) -> str:
+    """Some text of the trained network."""
+    params = load_weights(directory / "final.npz")
+    start = "\n" if "\n" in run.source.characters else run.source.characters[0]
+    tokens = generate(run.network, params, jax.random.key(run.key), run.source.encode(start), SAMPLE, 0.8)
+    return f"A sample at temperature 0.8:\n{run.source.decode(tokens).strip()}"
 
 
 class State(NamedTuple):
@@ -178,7 +248,9 @@ class State(NamedTuple):
     step: Int[Array, ""]
 
 
-def trained(run: GPTRun, out: Path | None, progress: bool | None = None, devices: Devices | None = None) -> xr.Dataset:
+def trained(
+    run: GPTRun, out: Path | None = None, progress: bool | Bar | None = None, devices: Devices | None = None
+) -> xr.Dataset:
     """Train `run` to its end: levels of the watched matrices over time, `train_loss` [update], validation losses.
 
     `validation_loss` [validation_step] is the mean over `VALIDATION_WINDOWS` windows, `final_loss` that over all those
@@ -186,11 +258,10 @@ def trained(run: GPTRun, out: Path | None, progress: bool | None = None, devices
     """
     check_text(run.network, run.source)
     if out is not None and (out / RESULTS).is_dir():
-        remember(out, RECORD, asdict(run))
         return load_results(out)
     place, state = _sharing(run, devices or _fastest()), _start(run)
     if out is not None:
-        remember(out, RECORD, asdict(run))
+        out.mkdir(parents=True, exist_ok=True)
         state = State(**load_checkpoint(out, state._asdict()))
     state, tokens = jax.device_put((state, jnp.asarray(run.source.train)), place.everywhere)
     if out is not None and int(state.step) == 0:
@@ -199,10 +270,7 @@ def trained(run: GPTRun, out: Path | None, progress: bool | None = None, devices
     fixed = texts.windows(run.source.validation_tokens, run.context, VALIDATION_WINDOWS)
     with progress_bar("gpt", run.steps, progress, rate=False) as bar:
         bar.advance(int(state.step))
-        try:
-            state = _loop(run, state, tokens, fixed, advance, bar, out)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the last checkpoint is kept; continue with the same command") from None
+        state = _loop(run, state, tokens, fixed, advance, bar, out)
     lost = np.flatnonzero(~np.isfinite(state.losses))
     if len(lost):
         log.warning("the loss left the finite numbers at update %d of %d", lost[0], run.steps)
@@ -355,8 +423,3 @@ def _dataset(run: GPTRun, state: State, final: Float[np.ndarray, " w"]) -> xr.Da
         update=("update", np.arange(run.steps), label("update", "1")),
         validation_step=("validation_step", validation_steps(run), label("updates", "1")),
     )
-
-
-def gpt_run_of(directory: Path) -> GPTRun:
-    """The `GPTRun` that a directory holds; raises `StoreError`."""
-    return recall(directory, RECORD, GPTRun, "a run of a GPT")

@@ -5,11 +5,9 @@ experiment; `Ensemble` holds the levels of one pair at one level of description,
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,19 +21,14 @@ from dysonjax.core.snapshots import log_steps
 from dysonjax.dynamics.langevin import dyson_of, matrix_langevin
 from dysonjax.dynamics.stochastic_gradient import sgd
 from dysonjax.engine.grid import Grid
-from dysonjax.engine.planning import Job
-from dysonjax.engine.scanning import run_job
+from dysonjax.engine.jobs import Results
+from dysonjax.engine.scanning import ScanJob
+from dysonjax.experiments.base import Experiment, Report
 from dysonjax.models import GaussianRBM, LinearNetwork
-from dysonjax.runtime.progress import progress_bar
-from dysonjax.runtime.team import WHOLE, Share, team
 from dysonjax.spectra.multiplets import multiplets
-from dysonjax.storage import store
-from dysonjax.storage.locations import place
-from dysonjax.storage.requests import recall, remember
 
 Setting = tuple[float, int]
 """Learning rate α and batch size |B|."""
-RECORD = "run.json"
 DESCRIPTIONS = ("sgd", "matrix", "dyson", "log-gas")
 """SGD, the matrix Langevin equation, Dyson's equation of the levels, and the latter with full repulsion everywhere."""
 TITLES = {"sgd": "SGD", "matrix": "matrix Langevin", "dyson": "Dyson", "log-gas": "log-gas"}
@@ -55,13 +48,15 @@ LINEAR_SETTINGS: tuple[Setting, ...] = (*((0.02, b) for b in (8, 16, 32, 64)), (
 
 
 @dataclass(frozen=True)
-class ScalingRun:
+class ScalingRun(Experiment):
     """A model over settings (α, |B|), `seeds` replicas each, for the time `time` = α × updates, or `steps` updates.
 
     `model`: "rbm" (`models.GaussianRBM`), "teacher-student" or "linear" (`models.LinearNetwork` without and with a
     hidden layer). `sampling`: how SGD gets its batches: "wishart" or "examples" (the RBM's `sweeps` of Gibbs chains, or
     real inputs; `batches` fixed ones, or fresh ones if 0). The other fields are the model's own.
     """
+
+    kind = "scaling"
 
     model: Literal["rbm", "teacher-student", "linear"] = "rbm"
     settings: tuple[Setting, ...] = RBM_SETTINGS
@@ -97,6 +92,13 @@ class ScalingRun:
         require(np.isfinite(self.time) and self.time > 0, "time", self.time, "a positive number")
         require(not (self.batches and self.model == "rbm"), "batches", self.batches, "0: the RBM has chains")
         require(self.theory is not None, "model", self.model, "a model with a theory of its levels")
+
+    @classmethod
+    def options(cls) -> "Callable[..., ScalingRun]":
+        """Every pair of learning rates and batch sizes, with defaults for each model."""
+        from dysonjax.experiments.linear_scaling.options import options
+
+        return options
 
     @cached_property
     def network(self) -> GaussianRBM | LinearNetwork:
@@ -153,48 +155,33 @@ class ScalingRun:
             found.append((description, rate, sizes, self.steps or max(1, round(self.time / rate))))
         return found
 
-    @property
-    def updates(self) -> int:
-        """Replica-updates of the whole run."""
-        return sum(len(sizes) * steps for _, _, sizes, steps in self.parts()) * self.seeds
-
-    def jobs(self, out: str | PathLike[str] | None = None, block_size: int | None = None) -> list[Job]:
-        """The scans that it is made of, as `parts` lists them; each has a folder of its own in `out`."""
+    def jobs(self, results: Results) -> list[ScanJob]:
+        """A scan for each level of description and learning rate, as `parts` lists them."""
         found = []
         dynamics = {description: self.dynamics(description) for description in self.descriptions}  # compiled once
         for description, rate, sizes, steps in self.parts():
             axes = {"learning_rate": [rate], "batch_size": sizes, "init_width": [self.init_width]}
-            found.append(Job(
+            found.append(ScanJob(
                 dynamics[description], Grid(**axes, seed=range(self.seeds)), steps,
                 # a description's noise is its own, so that differences between them have honest errors
                 key=jax.random.fold_in(jax.random.key(self.key), DESCRIPTIONS.index(description)),
                 snapshots=log_steps(steps, self.snapshots), observables=self._observables(description),
-                out=None if out is None else place(out) / f"{description}-{rate:g}", block_size=block_size,
+                name=_folder(description, rate),
             ))  # fmt: skip
         return found
 
-    def run(
-        self, out: str | PathLike[str] | None = None, progress: bool | None = None, share: Share = WHOLE,
-        block_size: int | None = None,
-    ) -> dict[tuple[str, float], xr.Dataset]:  # fmt: skip
-        """Compute it, or continue the run in `out`: one dataset [batch_size, seed, …] a description and learning rate.
+    def analyse(self, results: Results) -> Any:
+        """Spacings and widths of the multiplets against T; see `analysis.analyse`."""
+        from dysonjax.experiments.linear_scaling.analysis import analyse
 
-        `out` holds the record as `run.json` and one store a dataset. Raises `StoreError` when it holds another run.
-        """
-        if out is not None:
-            remember(place(out), RECORD, asdict(self))
-        found = {}
-        with progress_bar("scaling", self.updates, progress if team().first else False) as bar:
-            for (description, rate, _, _), job in zip(self.parts(), self.jobs(out, block_size), strict=True):
-                found[description, rate] = run_job(job, progress=bar, share=share).isel(learning_rate=0, init_width=0)
-        return found
+        return analyse(self, ensembles(self, results))
 
-    def load(self, out: str | PathLike[str]) -> dict[tuple[str, float], xr.Dataset]:
-        """What `run` has written to `out`, without computing; raises `StoreError` when blocks are missing."""
-        return {
-            (description, rate): store.finished(job.out).isel(learning_rate=0, init_width=0)
-            for (description, rate, _, _), job in zip(self.parts(), self.jobs(out), strict=True)
-        }
+    def report(self, analysis: Any) -> Report:
+        """Tables beside the laws and the published fits, and all figures that apply."""
+        from dysonjax.experiments.linear_scaling import figures
+        from dysonjax.experiments.linear_scaling.analysis import tables
+
+        return Report(tables(self, analysis), lambda directory: figures.draw(self, analysis, directory), 170)
 
     def _observables(self, description: str) -> Any:
         """Only the RBM's own count is worth its time here."""
@@ -235,16 +222,21 @@ class Ensemble(NamedTuple):
         return self.learning_rate / self.batch_size
 
 
-def ensembles(run: ScalingRun, found: Mapping[tuple[str, float], xr.Dataset]) -> list[Ensemble]:
-    """The ensembles of a run's datasets, in the order of its descriptions and settings."""
+def ensembles(run: ScalingRun, results: Mapping[str, xr.Dataset]) -> list[Ensemble]:
+    """The ensembles of a run's results, in the order of its descriptions and settings."""
     return [
-        _ensemble(run, description, rate, size, found[description, rate].sel(batch_size=size))
+        _ensemble(run, description, rate, size, results[_folder(description, rate)].sel(batch_size=size))
         for description in run.descriptions
         for rate, size in run.settings
     ]
 
 
+def _folder(description: str, rate: float) -> str:
+    return f"{description}-{rate:g}"
+
+
 def _ensemble(run: ScalingRun, description: str, rate: float, size: int, ds: xr.Dataset) -> Ensemble:
+    ds = ds.isel(learning_rate=0, init_width=0)
     matrix = run.theory.matrix
     x = ds["levels" if "levels" in ds else f"levels_{matrix}"].values.astype(float)
     if run.theory.geometry != "gram" and description in ("sgd", "matrix"):
@@ -253,8 +245,3 @@ def _ensemble(run: ScalingRun, description: str, rate: float, size: int, ds: xr.
     outside = int((ds.outside.values[:, -1] > 0).sum()) if "outside" in ds else 0
     first = int(np.argmax(alive))
     return Ensemble(description, rate, size, x[alive, -1], int((~alive).sum()), outside, x[first], ds.step.values)
-
-
-def scaling_run_of(directory: Path) -> ScalingRun:
-    """The `ScalingRun` that a directory holds; raises `StoreError`."""
-    return recall(directory, RECORD, ScalingRun, "a scaling run")

@@ -5,9 +5,7 @@ last hidden layer [K, L], Z the one behind it, φ = a(W s₀) the soft spins. `p
 boundaries, `phase_figures` and `phase_report` show them.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +20,9 @@ from dysonjax.core.observables import Observable, Variable
 from dysonjax.core.snapshots import log_steps
 from dysonjax.dynamics.stochastic_gradient import SGDState, loss_observables, sgd
 from dysonjax.engine.grid import Grid
-from dysonjax.engine.planning import Job
-from dysonjax.engine.scanning import run_job
+from dysonjax.engine.jobs import Results
+from dysonjax.engine.scanning import ScanJob
+from dysonjax.experiments.base import Experiment, Report
 from dysonjax.kernels.products import (
     chunks,
     dot,
@@ -35,7 +34,6 @@ from dysonjax.kernels.products import (
     sum_of_outer,
 )
 from dysonjax.models.tanh_network import TanhNetwork, Weights
-from dysonjax.runtime.team import WHOLE, Share
 
 _ORDER_PARAMETERS = {
     "test_error": Variable((), "test loss ⟨(y_t − y)²⟩ on the test inputs"),
@@ -48,19 +46,31 @@ _ORDER_PARAMETERS = {
 
 
 @dataclass(frozen=True)
-class PhaseDiagram:
-    """The experiment: a grid of learning rates, initial widths and batch sizes for one network."""
+class PhaseDiagram(Experiment):
+    """Scan SGD of the tanh network over learning rate and initial width: which pairs learn, freeze or blow up."""
+
+    kind = "phase-diagram"
 
     learning_rate: tuple[float, ...] = tuple(2.0**k for k in range(-3, 9))
+    """learning rates α"""
     init_width: tuple[float, ...] = tuple(2.0**k for k in range(-3, 9))
+    """widths σ_W of the initial weights, N(0, σ_W²/fan-in)"""
     batch_size: tuple[int, ...] = (4,)
+    """batch sizes |B|"""
     seeds: int = 4
+    """independent networks at every point of the grid"""
     epochs: int = 100
+    """passes over the fixed batches"""
     batches: int = 1000
+    """fixed batches in an epoch"""
     snapshots: int = 21
+    """how often the spectra are recorded, log-spaced in time"""
     hidden: tuple[int, ...] = (32, 16)
+    """widths of the hidden layers; the last one's matrix is trained"""
     activation: str = "tanh"
+    """tanh, relu or identity"""
     key: int = 0
+    """base of all random numbers"""
 
     def __post_init__(self):
         for name in ("seeds", "epochs", "batches"):
@@ -83,40 +93,34 @@ class PhaseDiagram:
             seed=range(self.seeds),
         )
 
-    def jobs(self, out: Any = None, block_size: int | None = None) -> list[Job]:
-        """The scan that it is made of."""
+    def jobs(self, results: Results) -> list[ScanJob]:
+        """One scan."""
         return [
-            Job(
+            ScanJob(
                 sgd(self.network, batches=self.batches),
                 self.grid,
                 self.epochs * self.batches,
                 key=self.key,
                 snapshots=log_steps(self.epochs * self.batches, self.snapshots, self.batches),
                 observables=(*loss_observables(self.network), order_parameters(self.network)),
-                out=out,
-                block_size=block_size,
             )
         ]
 
-    def run(
-        self, out: str | PathLike[str] | None = None, progress: bool | None = None, share: Share = WHOLE,
-        block_size: int | None = None,
-    ) -> xr.Dataset:  # fmt: skip
-        """Compute it, or continue the run in `out`; see `dysonjax.scan`."""
-        return run_job(self.jobs(out, block_size)[0], progress=progress, share=share)
+    def analyse(self, results: Results) -> tuple[xr.Dataset, xr.Dataset]:
+        """The results, and what the order parameters say at every point."""
+        from dysonjax.experiments.phase_diagram.summary import summary
 
+        return results.only, summary(results.only)
 
-def experiment_of(stored: Mapping) -> PhaseDiagram:
-    """The `PhaseDiagram` that a stored run's experiment describes, so that it can be continued; raises `InputError`."""
-    widths, batches = stored.get("widths", ()), stored.get("batches", 0)
-    observed = [name for o in stored.get("observables", ()) for name in o.get("snapshots", ())]
-    require("memory" in observed, "run", stored.get("dynamics"), "a phase diagram, made by `dysonjax phase-diagram`")
-    grid = stored["grid"]
-    return PhaseDiagram(
-        tuple(grid["learning_rate"]), tuple(grid["init_width"]), tuple(grid["batch_size"]), len(grid["seed"]),
-        stored["steps"] // batches, batches, len(stored["snapshots"]), tuple(widths[1:-1]), stored["activation"],
-        stored["key"][-1],
-    )  # fmt: skip
+    def report(self, analysis: tuple[xr.Dataset, xr.Dataset]) -> Report:
+        """Tables phase by phase and width by width, plain advice, maps and curves."""
+        from dysonjax.experiments.phase_diagram import figures, tables
+
+        ds, points = analysis
+        said: list[Any] = [tables.phase_table(ds, points)]
+        for size in ds.batch_size.values:
+            said += [tables.width_table(points, size), tables.advice(points, size)]
+        return Report(said, lambda directory: figures.draw(ds, directory))
 
 
 def order_parameters(network: TanhNetwork) -> Observable:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import pytest
 
 from dysonjax.core.errors import StoreError
-from dysonjax.storage.requests import recall, remember
+from dysonjax.storage.records import recall, remember
 
 
 @dataclass(frozen=True)
