@@ -27,7 +27,7 @@ def command_of(kind: str, make: Callable[..., Experiment]) -> Callable[..., Call
 
     def command(
         settings: Annotated[Any, tyro.conf.arg(constructor=make), tyro.conf.OmitArgPrefixes],
-        out: Place | None = None,
+        out: Place = Path("runs") / kind,
         overwrite: bool = False,
         resume: Place | None = None,
         machines: Where = HERE,
@@ -36,14 +36,13 @@ def command_of(kind: str, make: Callable[..., Experiment]) -> Callable[..., Call
 
         Args:
             settings: its options.
-            out: the run's directory: results, settings and figures (default runs/COMMAND).
+            out: the run's directory: results, settings and figures.
             overwrite: replace an earlier run in that directory.
             resume: continue the run in this directory, with its own settings.
             machines: on which machines.
         """
         assert resume is None, "read by `resumption_of`"
-        place = out or Path("runs") / kind
-        return lambda: compute(settings, place, overwrite, machines, f"dysonjax {kind} --resume {place}")
+        return lambda: compute(settings, out, overwrite, machines, f"dysonjax {kind} --resume {out}")
 
     return command
 

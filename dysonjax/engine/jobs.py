@@ -1,6 +1,6 @@
 """What a run is made of: jobs, each with a name, a cost, and results in a directory of its own."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,9 +28,13 @@ class Job(Protocol):
 
     def run(
         self, place: Path | None, share: Share = WHOLE, progress: bool | Bar | None = None,
-        block_size: int | None = None,
-    ) -> "xr.Dataset":  # fmt: skip
-        """Compute it, or continue what `place` holds of it; None keeps the results in memory alone."""
+        block_size: int | None = None, before: Callable[[], None] = lambda: None,
+    ) -> "xr.Dataset | None":  # fmt: skip
+        """Compute it, or continue what `place` holds of it; None keeps the results in memory alone.
+
+        `before` is called when the arguments are found good and nothing is written yet. Returns None where another
+        share or process computes all of it.
+        """
         ...
 
     def open(self, place: Path) -> "xr.Dataset":

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from dysonjax.runtime.progress import Bar, progress_bar
 from dysonjax.runtime.team import WHOLE, Share
 from dysonjax.storage import locations
 from dysonjax.storage.metadata import provenance
-from dysonjax.storage.records import OWN, Record, compare, recall, remember
+from dysonjax.storage.records import OWN, recall, remember
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,8 +70,17 @@ def scan(
     >>> net = dj.models.TanhNetwork()  # doctest: +SKIP
     >>> dj.scan(dj.sgd(net), dj.Grid(learning_rate=[0.125], batch_size=[4]), steps=2000).levels  # doctest: +SKIP
     """
+    where = None if out is None else locations.place(out)
     job = ScanJob(dynamics, grid, steps, key, dt, snapshots, observables)
-    return job.run(None if out is None else locations.place(out), share, progress, block_size, devices, alone=True)
+    return job.run(where, share, progress, block_size, lambda: _remember_own(where), devices)
+
+
+def _remember_own(place: Path | None) -> None:
+    """Leave the record of a user's own scan; a store without one is an earlier version's."""
+    from dysonjax.storage import store
+
+    if place is not None and (recall(place) is not None or not store.exists(place)):
+        remember(place, OWN, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +100,10 @@ class ScanJob(Scan):
         share: Share = WHOLE,
         progress: "bool | Bar | None" = None,
         block_size: int | None = None,
+        before: Callable[[], None] = lambda: None,
         devices: Devices | None = None,
-        alone: bool = False,
     ) -> "xr.Dataset":
-        """Compute it, or continue what `place` holds. `alone`: it is a whole run, of kind "scan"."""
+        """Compute it, or continue what `place` holds; see `engine.jobs.Job`."""
         from dysonjax.storage import store  # and with it xarray and zarr, a second of start-up
 
         team = teams.team()
@@ -103,12 +112,8 @@ class ScanJob(Scan):
         with team.working(), progress_bar("scan", self.cost, progress if team.first else False) as bar:
 
             def opened() -> Any:
-                if alone and place is not None and (there := recall(place)) is not None:
-                    compare(place, there, Record(OWN, {}))
-                found = store.open_or_create(place, planned.header, planned.arrays, planned.block_size)
-                if alone and place is not None:
-                    remember(place, OWN, {})
-                return found
+                before()
+                return store.open_or_create(place, planned.header, planned.arrays, planned.block_size)
 
             results = team.one_first(opened)
             blocks = results.blocks()

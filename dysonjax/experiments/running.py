@@ -46,15 +46,18 @@ def run(
     >>> run(PhaseDiagram(seeds=2), "runs/demo").only.levels  # doctest: +SKIP
     """
     place = None if out is None else locations.place(out)
-    if place is not None:
-        team().one_first(lambda: _begin(place, experiment))
     results = Results(place)
+
+    def begin() -> None:
+        if place is not None:
+            _begin(place, experiment)
+
     while jobs := fresh(experiment.jobs(results), results):
         cost = sum(job.cost for job in jobs)
         with progress_bar(experiment.kind, cost, progress if team().first else False) as bar:
             for job in jobs:
                 where = results.where(job)
-                dataset = job.run(where, share, bar, block_size)
+                dataset = job.run(where, share, bar, block_size, begin)
                 if dataset is not None and (share == WHOLE or where is None or not job.missing(where)[0]):
                     results.add(job, dataset)
         if fresh(jobs, results):  # other shares or processes are at work on these

@@ -39,11 +39,16 @@ def progress_bar(what: str, total: int, wanted: bool | Bar | None = None, rate: 
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), *[Rate()] * rate,
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=60) as bars:
-        task = bars.add_task(what, total=total)
+    bars = Progress(*columns, console=Console(stderr=True), speed_estimate_period=60)
+    task = bars.add_task(what, total=total)
 
-        class Live:
-            def advance(self, updates: int) -> None:
-                bars.advance(task, updates)
+    class Live:
+        def advance(self, updates: int) -> None:
+            bars.start()  # not before: bad input must not leave an empty bar
+            bars.advance(task, updates)
 
+    try:
         yield Live()
+    finally:
+        if bars.live.is_started:
+            bars.stop()

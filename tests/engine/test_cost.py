@@ -9,8 +9,10 @@ from conftest import ornstein_uhlenbeck
 import dysonjax as dj
 from dysonjax.cli.app import main
 from dysonjax.engine import planning
-from dysonjax.engine.cost import duration, forecast
-from dysonjax.engine.planning import Job, in_bytes, prepare
+from dysonjax.engine.cost import duration
+from dysonjax.engine.planning import Scan, in_bytes, prepare
+from dysonjax.engine.scanning import ScanJob
+from dysonjax.experiments import running
 from dysonjax.experiments.gas.experiment import GasRun
 from dysonjax.storage import store
 
@@ -24,30 +26,28 @@ def size(directory):
 
 def test_a_forecast_is_what_happens(tmp_path):
     run = GasRun(levels=4, temperature=(0.5, 1.0), seeds=4000, steps=40, snapshots=5, scheme="pairwise_kick")
-    jobs = run.jobs(tmp_path / "run")
-    (told,) = forecast(jobs, ["gas"])
+    (told,) = running.forecasts(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    run.run(tmp_path / "run", progress=False)
+    running.run(run, tmp_path / "run", progress=False)
     made = store.load(tmp_path / "run")
     assert (told.replicas, told.steps, told.compilations) == (8000, 40, 1)
     assert (told.blocks, told.block_size) == (len(made.blocks()), made.block_size)
     assert told.store_bytes == pytest.approx(size(tmp_path / "run"), rel=0.1)
     assert 0 < told.device_bytes < told.device_memory
     assert told.left == told.blocks
-    (again,) = forecast(jobs, ["gas"])
+    (again,) = running.forecasts(run, tmp_path / "run")
     assert (again.left, again.store_bytes) == (0, told.store_bytes)
     assert again.seconds < 0.5 * told.seconds + again.compilations * 60
 
 
 def test_costs_add_up():
-    jobs = [Job(OU, GRID, 50, snapshots=[10], block_size=64)]
-    (told,) = forecast(jobs, ["toy"], shares=3)
+    told = ScanJob(OU, GRID, 50, snapshots=[10]).forecast(None, {}, shares=3, block_size=64)
     assert (told.blocks, told.compilations, told.block_size) == (2 * 4, 2, 64)
     assert told.seconds > 0
 
 
 def test_shares_have_blocks_to_share():
-    job = Job(OU, dj.Grid(learning_rate=[0.1], batch_size=[1], seed=range(10_000)), 10)
+    job = Scan(OU, dj.Grid(learning_rate=[0.1], batch_size=[1], seed=range(10_000)), 10)
     assert prepare(job).blocks == 1
     assert prepare(job, shares=8).blocks >= 32
 
@@ -56,12 +56,12 @@ def test_a_tile_on_an_accelerator_is_no_larger_than_a_block():
     """Or every block would be filled up to a tile with replicas that nobody asked for."""
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 80 * 10**9})
     grid = dj.Grid(learning_rate=[0.1], batch_size=[2], seed=range(100_000))
-    tiles = {size: prepare(Job(OU, grid, 10, block_size=size), [device]).tile for size in (None, 16_384, 1000)}
+    tiles = {size: prepare(Scan(OU, grid, 10), [device], block_size=size).tile for size in (None, 16_384, 1000)}
     assert tiles == {None: 16_384, 16_384: 16_384, 1000: 1024}
 
 
 def test_a_grid_that_is_too_large_is_cut_smaller_and_says_so(monkeypatch, caplog):
-    job = Job(OU, dj.Grid(learning_rate=[0.1], batch_size=[1], seed=range(10_000)), 10)
+    job = Scan(OU, dj.Grid(learning_rate=[0.1], batch_size=[1], seed=range(10_000)), 10)
     whole = prepare(job)
     monkeypatch.setattr(planning, "device_memory", lambda devices: 4 * whole.memory.block)
     with caplog.at_level(logging.WARNING, "dysonjax"):
@@ -78,7 +78,7 @@ def test_what_cannot_fit_is_refused_before_it_starts(monkeypatch, tmp_path, caps
         dj.scan(OU, GRID, 10, out=tmp_path / "run")
     monkeypatch.setattr(planning, "device_memory", lambda devices: 40_000)
     with pytest.raises(dj.InputError, match=r"block_size = 10000: expected blocks that fit"):
-        prepare(Job(OU, dj.Grid(learning_rate=[0.1], batch_size=[1], seed=range(10_000)), 10, block_size=10_000))
+        prepare(Scan(OU, dj.Grid(learning_rate=[0.1], batch_size=[1], seed=range(10_000)), 10), block_size=10_000)
     assert not (tmp_path / "run").exists()
 
 
@@ -90,7 +90,7 @@ def test_numbers_in_words():
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("simulate --levels 2 --temperature 1 --seeds 40 --steps 20 --snapshots 2", ["40", "compilations"]),
+        ("gas --levels 2 --temperature 1 --seeds 40 --steps 20 --snapshots 2", ["40", "compilations"]),
         (
             "scaling teacher-student --learning-rate 0.1,0.2 --batch-size 4 --seeds 8 --level dyson --time 2",
             ["all", "16"],

@@ -15,9 +15,10 @@ from dysonjax.core.errors import InputError, StoreError
 from dysonjax.dynamics.stochastic_gradient import sgd
 from dysonjax.engine.grid import Grid
 from dysonjax.engine.scanning import scan
+from dysonjax.experiments import running
 from dysonjax.experiments.bbp import experiment as bbp
 from dysonjax.experiments.bbp import figures as bbp_figures
-from dysonjax.experiments.bbp.experiment import BBPRun, bbp_run_of, critical, crossing, curves, run_of
+from dysonjax.experiments.bbp.experiment import BBPRun, critical, crossing, curves, run_of
 from dysonjax.models import LinearNetwork
 
 SMALL = BBPRun(rows=12, columns=24, seeds=48, steps=(1, 2, 4), learning_rate=bbp.RATES[8:40])
@@ -30,7 +31,7 @@ GAUSSIAN = 600
 def stored(tmp_path_factory):
     """The small run and where it is stored."""
     out = tmp_path_factory.mktemp("bbp") / "run"
-    return SMALL.run(out=out, progress=False), out
+    return running.run(SMALL, out, progress=False).only, out
 
 
 def students(key, rows, columns, noise, signal, count):
@@ -44,7 +45,7 @@ def test_steps_are_those_of_sgd_on_the_population():
     run = BBPRun(6, 9, learning_rate=(0.3, 0.7), init_width=(0.5, 2.0), steps=(1, 3), seeds=3)
     net = LinearNetwork((1.0,), inputs=9, outputs=6, fan_in=True, init_width=1.0)
     general = scan(sgd(net, sampling="population"), grid, 3, snapshots=(0, 1, 3), progress=False)
-    np.testing.assert_allclose(run.run(progress=False).levels, general.levels, rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(running.run(run, progress=False).only.levels, general.levels, rtol=2e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(5, 8), (8, 5)])
@@ -121,7 +122,7 @@ def test_crossing_of_a_known_curve():
 def test_the_critical_learning_rate_is_measured():
     """ε_c(1) = 0.457 at r = ½; matrices of 24 rows are late by about 0.016, as `critical` says."""
     run = BBPRun(24, 48, learning_rate=bbp.RATES[18:34], steps=(1, 2), seeds=160)
-    one, two = critical(run.run(progress=False))
+    one, two = critical(running.run(run, progress=False).only)
     assert one.law == pytest.approx(0.457, abs=5e-4)
     for found, bias in ((one, 0.02), (two, 0.02)):
         assert found.measured.error < 0.012
@@ -144,11 +145,10 @@ def test_curves_are_means_over_the_seeds(stored):
 def test_a_stored_run_knows_its_settings_and_continues(stored):
     ds, out = stored
     assert run_of(ds) == SMALL
-    assert_same(SMALL.run(out=out, progress=False), ds)
+    assert running.experiment_of(out) == SMALL
+    assert_same(running.run(SMALL, out, progress=False).only, ds)
     with pytest.raises(StoreError):
-        BBPRun(**{**vars(SMALL), "seeds": 3}).run(out=out, progress=False)
-    with pytest.raises(InputError, match="rank-one"):
-        bbp_run_of({"dynamics": "sgd"})
+        running.run(BBPRun(**{**vars(SMALL), "seeds": 3}), out, progress=False)
 
 
 def test_figures_and_table(stored, tmp_path):
@@ -181,7 +181,7 @@ def test_figures_and_table(stored, tmp_path):
 
 def test_a_diagram_over_widths():
     run = BBPRun(6, 12, learning_rate=(0.2, 0.5, 0.9), init_width=(0.5, 1.0, 2.0), steps=(1,), seeds=4)
-    ds = run.run(progress=False)
+    ds = running.run(run, progress=False).only
     ax = bbp_figures.diagram(run, curves(ds), critical(ds)).axes[0]
     line = ax.lines[0]
     np.testing.assert_allclose(line.get_xdata(), [run.critical_learning_rate(w, 1) for w in line.get_ydata()])

@@ -5,9 +5,10 @@ import pytest
 
 from dysonjax import spectra
 from dysonjax.cli.app import main
+from dysonjax.experiments import running
 from dysonjax.experiments.gas import experiment as gas
 from dysonjax.experiments.gas import figures as gas_figures
-from dysonjax.experiments.gas.experiment import GasRun, gas_run_of, statistics
+from dysonjax.experiments.gas.experiment import GasRun, statistics
 from dysonjax.storage import store
 
 SMALL = ["--levels", "8", "--temperature", "0.1,1", "--seeds", "64", "--steps", "60", "--dt", "0.1"]
@@ -17,7 +18,7 @@ SMALL = ["--levels", "8", "--temperature", "0.1,1", "--seeds", "64", "--steps", 
 def finished(tmp_path_factory):
     """A small run made by the command."""
     out = tmp_path_factory.mktemp("gas") / "run"
-    assert main(["simulate", *SMALL, "--out", str(out)]) == 0
+    assert main(["gas", *SMALL, "--out", str(out)]) == 0
     return out
 
 
@@ -29,14 +30,14 @@ def test_the_command_leaves_store_table_and_figures(finished):
 
 
 def test_a_stored_run_knows_its_settings(finished):
-    run = gas_run_of(store.load(finished).header.experiment)
+    run = running.experiment_of(finished)
     assert run == GasRun(levels=8, temperature=(0.1, 1.0), seeds=64, steps=60, dt=0.1)
 
 
 def test_report_and_resume_compute_nothing(finished, capsys):
     before = (finished / "report.txt").read_text()
     assert main(["report", str(finished)]) == 0
-    assert main(["simulate", "--resume", str(finished)]) == 0
+    assert main(["gas", "--resume", str(finished)]) == 0
     assert (finished / "report.txt").read_text() == before
 
 
@@ -78,15 +79,15 @@ SLOW = pytest.mark.slow
 )
 def test_other_gases_have_figures_too(options, tmp_path):
     arguments = [*SMALL, "--seeds", "40", "--steps", "5", *options.split()]
-    assert main(["simulate", *arguments, "--out", str(tmp_path / "run")]) == 0
+    assert main(["gas", *arguments, "--out", str(tmp_path / "run")]) == 0
     assert len(list((tmp_path / "run" / "figures").iterdir())) == 4
 
 
 def test_advice_tells_a_coarse_step_from_a_fine_one():
     run = GasRun(levels=4, temperature=(1.0,), seeds=256, steps=30, dt=0.3, scheme="backward_euler")
-    assert "too coarse" in gas_figures.gas_advice(run, statistics(run.run()))
+    assert "too coarse" in gas_figures.gas_advice(run, statistics(running.run(run).only))
     run = GasRun(levels=4, temperature=(1.0,), seeds=256, steps=30, dt=0.3)
-    assert "No error of the step is seen" in gas_figures.gas_advice(run, statistics(run.run()))
+    assert "No error of the step is seen" in gas_figures.gas_advice(run, statistics(running.run(run).only))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_advice_tells_a_coarse_step_from_a_fine_one():
     [
         ("--levels 0", "levels = 0"),
         ("--temperature -1", "temperature = -1.0: expected a finite number above 0"),
-        ("--temperature ,", "temperature = ','"),
+        ("--temperature ,", "--temperature: values = ','"),
         ("--potential cubic", "potential = 'cubic': expected one of quadratic, quartic, double-well"),
         ("--beta 0.5", "beta = 0.5"),
         ("--geometry round", "geometry = 'round'"),
@@ -108,13 +109,13 @@ def test_advice_tells_a_coarse_step_from_a_fine_one():
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):
-    assert main(["simulate", *arguments.split(), "--out", str(tmp_path / "run")]) == 2
+    assert main(["gas", *arguments.split(), "--out", str(tmp_path / "run")]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dysonjax: ")]
     assert len(said) == 1
     assert words in said[0]
     assert not (tmp_path / "run").exists()
 
 
-def test_a_phase_diagram_is_not_a_gas():
-    with pytest.raises(Exception, match="expected a gas"):
-        gas_run_of({"dynamics": "sgd"})
+def test_a_phase_diagram_is_not_a_gas(finished, capsys):
+    assert main(["phase-diagram", "--resume", str(finished)]) == 2
+    assert "expected a run of dysonjax phase-diagram, this is one of gas" in capsys.readouterr().err

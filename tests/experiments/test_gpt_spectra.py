@@ -9,6 +9,8 @@ import xarray as xr
 from rich.console import Console
 
 from dysonjax.core.errors import InputError, StoreError
+from dysonjax.engine.jobs import Results
+from dysonjax.experiments import running
 from dysonjax.experiments.gpt import figures as gpt_figures
 from dysonjax.experiments.gpt import grid as gpt_scaling
 from dysonjax.experiments.gpt import summary as nano_gpt
@@ -17,7 +19,6 @@ from dysonjax.experiments.gpt.grid import (
     exchange,
     exchange_table,
     exchanges,
-    gpt_scaling_run_of,
     without_largest,
 )
 from dysonjax.experiments.gpt.summary import Pool, findings, pools, times
@@ -172,14 +173,22 @@ def test_a_grid_of_networks(run, tmp_path, monkeypatch):
     assert run.parts() == [(run.learning_rates, size, 8 // size) for size in (1, 2, 4)]
     monkeypatch.setattr(gpt_scaling, "LEAST", 2)  # every size is a program of its own, which takes long to compile
     run = dataclasses.replace(run, batch_sizes=(1, 2))
-    ds = run.run(tmp_path / "grid")
+    ds = run.joined(running.run(run, tmp_path / "grid"))
     assert ds["levels_layer0.key"].shape == (3, 2, 2, 2, 4)
     assert ds.batch_size.values.tolist() == [1, 2]
-    assert gpt_scaling_run_of(tmp_path / "grid") == run
     with pytest.raises(StoreError, match="another run"):
-        dataclasses.replace(run, seeds=3).run(tmp_path / "grid")
-    xr.testing.assert_identical(run.load(tmp_path / "grid"), ds)
+        running.run(dataclasses.replace(run, seeds=3), tmp_path / "grid")
+    experiment, results = running.load(tmp_path / "grid")
+    assert experiment == run
+    xr.testing.assert_identical(run.joined(results), ds)
     assert without_largest(ds) is None
+
+
+def test_parts_of_one_length_have_names_of_their_own(run):
+    """The rates 0.8 and 1 take one update each for a time of 1."""
+    names = [job.name for job in dataclasses.replace(run, learning_rates=(0.4, 0.8, 1.0), time=1.0).jobs(Results())]
+    assert names[:3] == ["b1-2", "b1-1-0.8", "b1-1-1"]
+    assert len(set(names)) == len(names) == 9
 
 
 def test_a_table_of_exponents(run):

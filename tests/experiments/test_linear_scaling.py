@@ -7,9 +7,10 @@ import pytest
 from conftest import assert_same
 
 import dysonjax as dj
+from dysonjax.experiments import running
 from dysonjax.experiments.linear_scaling import analysis as scaling_report
 from dysonjax.experiments.linear_scaling import experiment as linear_scaling
-from dysonjax.experiments.linear_scaling.experiment import Ensemble, ScalingRun, ensembles, scaling_run, scaling_run_of
+from dysonjax.experiments.linear_scaling.experiment import Ensemble, ScalingRun, ensembles, scaling_run
 from dysonjax.experiments.recipes import recipes
 
 SMALL = ScalingRun(
@@ -21,30 +22,32 @@ SMALL = ScalingRun(
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     directory = tmp_path_factory.mktemp("scaling") / "run"
-    return directory, SMALL.run(directory)
+    return directory, running.run(SMALL, directory)
 
 
 def test_updates_follow_the_time(done):
     directory, found = done
-    assert set(found) == {(d, a) for d in ("sgd", "dyson") for a in (0.1, 0.4)}
-    assert found["sgd", 0.1].step.values[-1] == 200 and found["dyson", 0.4].step.values[-1] == 50
-    assert SMALL.updates == 2 * 64 * (2 * 200 + 50)
+    assert [*found] == ["sgd-0.1", "sgd-0.4", "dyson-0.1", "dyson-0.4"]
+    assert found["sgd-0.1"].step.values[-1] == 200 and found["dyson-0.4"].step.values[-1] == 50
+    assert sum(job.cost for job in SMALL.jobs(found)) == 2 * 64 * (2 * 200 + 50)
     assert sorted(p.name for p in directory.iterdir()) == ["dyson-0.1", "dyson-0.4", "run.json", "sgd-0.1", "sgd-0.4"]
 
 
 def test_a_run_is_read_back_and_continued(done):
     directory, found = done
-    assert scaling_run_of(directory) == SMALL
-    again = SMALL.run(directory)
+    experiment, read = running.load(directory)
+    assert experiment == SMALL
+    again = running.run(SMALL, directory)
     for part, ds in found.items():
         assert_same(ds, again[part])
+        assert_same(ds, read[part])
 
 
 def test_another_run_is_refused(done):
     with pytest.raises(dj.StoreError, match="holds another run"):
-        ScalingRun("teacher-student", SMALL.settings, seeds=65).run(done[0])
-    with pytest.raises(dj.StoreError, match="not a scaling run"):
-        scaling_run_of(done[0] / "sgd-0.1")
+        running.run(ScalingRun("teacher-student", SMALL.settings, seeds=65), done[0])
+    with pytest.raises(dj.StoreError, match="expected the directory of a dysonjax run"):
+        running.experiment_of(done[0] / "figures")
 
 
 def test_ensembles_are_in_the_theorys_coordinate(done):

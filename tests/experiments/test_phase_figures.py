@@ -9,6 +9,7 @@ from matplotlib.colors import LogNorm, Normalize
 from PIL import Image
 
 from dysonjax.experiments import plotting as plots
+from dysonjax.experiments import running
 from dysonjax.experiments.phase_diagram import figures as phase_figures
 from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
 from dysonjax.experiments.phase_diagram.summary import CONTOURS, PHASES, summary
@@ -20,7 +21,8 @@ ORDER_PARAMETERS = ("train_loss", "test_loss", "test_error", "gradient_norm", "m
 @pytest.fixture(scope="module")
 def run():
     """Two learning rates, in falling order, two widths, two seeds, ten updates."""
-    return PhaseDiagram(RATES, WIDTHS, (BATCH,), seeds=2, epochs=2, batches=5, snapshots=4).run(progress=False)
+    diagram = PhaseDiagram(RATES, WIDTHS, (BATCH,), seeds=2, epochs=2, batches=5, snapshots=4)
+    return running.run(diagram, progress=False).only
 
 
 def lose(ds, where):
@@ -76,7 +78,8 @@ def test_every_figure_is_written(run, case, tmp_path):
 
 @pytest.mark.slow
 def test_several_batch_sizes_get_names_of_their_own(tmp_path):
-    ds = PhaseDiagram((0.5,), (1.0,), (2, 4), seeds=1, epochs=1, batches=2, snapshots=2).run(progress=False)
+    diagram = PhaseDiagram((0.5,), (1.0,), (2, 4), seeds=1, epochs=1, batches=2, snapshots=2)
+    ds = running.run(diagram, progress=False).only
     names = [p.name for p in phase_figures.draw(ds, tmp_path)]
     assert len(set(names)) == 12
     assert names[0] == "loss_map_b2.png" and names[6] == "loss_map_b4.png"

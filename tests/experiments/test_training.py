@@ -8,9 +8,10 @@ import optax
 import pytest
 
 from dysonjax.core.errors import InputError, StoreError
+from dysonjax.experiments import running
 from dysonjax.experiments.gpt import training
 from dysonjax.experiments.gpt.summary import times
-from dysonjax.experiments.gpt.training import GPTRun, draw, evaluate, generate, gpt_run_of
+from dysonjax.experiments.gpt.training import GPTRun, draw, evaluate, generate, trained
 from dysonjax.models.gpt import loss
 from dysonjax.models.text import windows
 from dysonjax.storage.checkpoints import RESULTS, flat, load_results, load_weights
@@ -41,7 +42,7 @@ def test_rates_are_those_of_the_recipe():
 def test_training_is_the_plain_loop(run):
     """Three updates, written out with optax and the loss, give the same losses and weights."""
     run = dataclasses.replace(run, steps=3)
-    ds = run.run()
+    ds = trained(run)
     params = run.initial()
     transform = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -67,7 +68,7 @@ def test_training_is_the_plain_loop(run):
 
 @pytest.mark.optimised  # it is about bits
 def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monkeypatch):
-    whole = run.run(tmp_path / "whole")
+    whole = running.run(run, tmp_path / "whole").only
     assert float(whole.validation_loss[-1]) < 0.85 * float(whole.validation_loss[0])
     monkeypatch.setattr(training, "SECONDS_A_CHECKPOINT", 0.0)
 
@@ -82,13 +83,13 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monke
             if self.done >= 12:
                 raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="continue with the same command"):
-        run.run(tmp_path / "parts", progress=Stop())
+    with pytest.raises(KeyboardInterrupt):
+        running.run(run, tmp_path / "parts", progress=Stop())
     with pytest.raises(StoreError, match="not finished"):
         load_results(tmp_path / "parts")
     again = Stop()
     again.done = -1000
-    parts = run.run(tmp_path / "parts", progress=again)
+    parts = running.run(run, tmp_path / "parts", progress=again).only
     assert again.done >= -1000 + 30
     for name in ("train_loss", "validation_loss", "levels", "final_loss"):
         np.testing.assert_array_equal(parts[name].values, whole[name].values, err_msg=name)
@@ -96,28 +97,28 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monke
     assert all((a[name] == b[name]).all() for name in a)
     # finished: read, not computed
     monkeypatch.setattr(training, "_loop", None)
-    np.testing.assert_array_equal(run.run(tmp_path / "parts").levels.values, whole.levels.values)
-    assert gpt_run_of(tmp_path / "parts") == run
+    np.testing.assert_array_equal(running.run(run, tmp_path / "parts").only.levels.values, whole.levels.values)
+    assert running.experiment_of(tmp_path / "parts") == run
     with pytest.raises(StoreError, match=r"another run .*learning_rate = 0.02 there, 0.03 asked for"):
-        dataclasses.replace(run, learning_rate=0.03).run(tmp_path / "parts")
+        running.run(dataclasses.replace(run, learning_rate=0.03), tmp_path / "parts")
 
 
 @pytest.mark.optimised  # it is about bits
 def test_one_device_or_two(run):
-    one = dataclasses.replace(run, steps=3).run(devices=jax.local_devices()[:1])
-    two = dataclasses.replace(run, steps=3).run(devices=jax.local_devices()[:2])
+    one = trained(dataclasses.replace(run, steps=3), devices=jax.local_devices()[:1])
+    two = trained(dataclasses.replace(run, steps=3), devices=jax.local_devices()[:2])
     np.testing.assert_allclose(one.train_loss, two.train_loss, rtol=1e-5)
 
 
 def test_sgd_with_dropout_and_biases(run):
-    ds = dataclasses.replace(run, optimizer="sgd", learning_rate=0.5, dropout=0.1, bias=True, steps=20).run()
+    ds = trained(dataclasses.replace(run, optimizer="sgd", learning_rate=0.5, dropout=0.1, bias=True, steps=20))
     assert np.isfinite(ds.train_loss).all()
     assert float(ds.final_loss) < float(ds.validation_loss[0]) - 0.2
 
 
 def test_a_network_that_blows_up_is_told(run, caplog):
     wild = dataclasses.replace(run, optimizer="sgd", learning_rate=1e25, clip=1e9, warmup=0, steps=12, every=2)
-    ds = wild.run()
+    ds = trained(wild)
     assert "the loss left the finite numbers at update" in caplog.text
     assert np.isnan(ds.levels.values[-1, :, 0]).all()
     assert times(ds)[-1] < 12
@@ -138,7 +139,7 @@ def test_a_network_that_knows_its_text_goes_on_with_it():
         path.write_text(place)
         run = GPTRun(str(path), layers=1, heads=2, channels=16, context=8, batch_size=16, steps=150,
                      learning_rate=0.02, validation_every=150)  # fmt: skip
-        run.run(Path(folder) / "run")
+        running.run(run, Path(folder) / "run")
         params = load_weights(Path(folder) / "run" / "final.npz")
         tokens = generate(run.network, params, jax.random.key(0), run.source.encode("xyz"), 20, 0.3)
         assert run.source.decode(tokens) == letters[:20]
@@ -167,21 +168,19 @@ def test_settings_that_make_no_run(run, change, message):
 
 def test_texts_and_patterns_that_make_no_run(run, tmp_path):
     with pytest.raises(InputError, match="expected more than the context of 300"):
-        dataclasses.replace(run, context=300).run()
+        trained(dataclasses.replace(run, context=300))
     with pytest.raises(InputError, match="pattern = '\\*qeury\\*'"):
-        dataclasses.replace(run, watch="*qeury*").run()
+        trained(dataclasses.replace(run, watch="*qeury*"))
     (tmp_path / "damaged" / "checkpoints" / "7").mkdir(parents=True)
     with pytest.raises(StoreError, match="cannot be read"):
-        run.run(tmp_path / "damaged")
+        running.run(run, tmp_path / "damaged")
 
 
 def test_a_damaged_result_says_so(tmp_path):
     (tmp_path / RESULTS).mkdir()
     with pytest.raises(StoreError, match="cannot be read"):
         load_results(tmp_path)
-    (tmp_path / training.RECORD).write_text("[1, 2")
-    with pytest.raises(StoreError, match="not a run of a GPT"):
-        gpt_run_of(tmp_path)
-    (tmp_path / training.RECORD).write_text('{"layer": 1}')
-    with pytest.raises(StoreError, match="not a run of a GPT"):
-        gpt_run_of(tmp_path)
+    for damage in ("[1, 2", '{"layer": 1}'):
+        (tmp_path / "run.json").write_text('{"kind": "gpt", "settings": ' + damage + "}")
+        with pytest.raises(StoreError, match=r"run.json: cannot be read|not a run of kind 'gpt'"):
+            running.experiment_of(tmp_path)

@@ -12,20 +12,24 @@ import numpy as np
 import pytest
 from conftest import assert_same
 
+from dysonjax.experiments import running
 from dysonjax.experiments.gas.experiment import GasRun
 from dysonjax.runtime.team import Share
 from dysonjax.storage import store
 
 RUN = GasRun(levels=2, temperature=(0.1, 1.0), seeds=64, steps=300, snapshots=3, scheme="pairwise_kick")
 OPTIONS = (
-    "simulate --levels 2 --temperature 0.1,1 --seeds 64 --steps 300 --snapshots 3 --scheme pairwise_kick --block-size 4"
+    "gas --levels 2 --temperature 0.1,1 --seeds 64 --steps 300 --snapshots 3 --scheme pairwise_kick --block-size 4"
 )
 BLOCKS = 32
 PROGRAM = """
 import sys, time
-from dysonjax import cluster, cli, store
-cluster.HEARTBEAT, cluster.STARTING = 4, 15
-cli.report = lambda run: print("reported", run)  # figures have their own tests
+from dysonjax import cli
+from dysonjax.cli import runs
+from dysonjax.runtime import team
+from dysonjax.storage import store
+team.HEARTBEAT, team.STARTING = 4, 15
+runs.report = lambda run: print("reported", run)  # figures have their own tests
 write = store.Store.write
 def slowly(self, *block):
     time.sleep({pause})
@@ -91,7 +95,7 @@ def wait_for(blocks, out, processes):
 
 @pytest.fixture(scope="module")
 def whole():
-    return RUN.run(progress=False)
+    return running.run(RUN, progress=False).only
 
 
 def bar_less(lines):
@@ -141,7 +145,7 @@ def test_when_the_first_process_is_lost_the_others_say_so_in_one_line(whole, tmp
     (line,) = said
     assert line.startswith("dysonjax: process 0 cannot be reached")
     assert 3 <= blocks_done(tmp_path / "run") < BLOCKS
-    assert_same(whole, RUN.run(tmp_path / "run", progress=False, share=Share(0, 1)))
+    assert_same(whole, running.run(RUN, tmp_path / "run", progress=False, share=Share(0, 1)).only)
 
 
 FILL_THE_DISK = """
@@ -169,7 +173,7 @@ def test_a_full_disk_of_one_process_ends_both_and_loses_nothing(whole, tmp_path)
     assert line.startswith(f"dysonjax: {tmp_path / 'run'}: cannot be written")
     assert block - 1 <= blocks_done(tmp_path / "run") < BLOCKS
     assert not list((tmp_path / "run").rglob("*.partial"))
-    assert_same(whole, RUN.run(tmp_path / "run", progress=False))
+    assert_same(whole, running.run(RUN, tmp_path / "run", progress=False).only)
 
 
 @pytest.mark.slow
@@ -217,4 +221,4 @@ def test_twenty_kills(whole, tmp_path):
             part = store.load(out).dataset()
             there = part.diverged_step != -2
             assert_same(whole.where(there), part.where(there), ["levels", "balance"])
-    assert_same(whole, RUN.run(out, progress=False))
+    assert_same(whole, running.run(RUN, out, progress=False).only)

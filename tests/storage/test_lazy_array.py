@@ -118,5 +118,5 @@ def test_several_may_make_the_store_at_once(tmp_path):
         t.join()
     assert not errors
     assert not store.load(tmp_path / "run").pending()
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"store.zarr", "config.json"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"store.zarr", "config.json", "run.json"}
     assert_same(dj.scan(OU, planned, 12), store.load(tmp_path / "run").dataset())

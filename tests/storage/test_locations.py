@@ -12,11 +12,12 @@ from upath import UPath
 
 import dysonjax as dj
 from dysonjax.cli.app import main
+from dysonjax.experiments import running
 from dysonjax.experiments.linear_scaling.experiment import ScalingRun
 from dysonjax.runtime.team import Share
 from dysonjax.storage import store
 from dysonjax.storage.locations import is_remote, place
-from dysonjax.storage.merging import merge, unfinished
+from dysonjax.storage.merging import merge
 
 OU = ornstein_uhlenbeck()
 AXES = {"temperature": [0.5, 2.0], "batch_size": [1, 2], "learning_rate": [0.3, 0.05], "seed": range(10)}
@@ -67,7 +68,7 @@ def test_a_run_at_a_url_is_the_same(url):
     assert_same(whole, store.load(url).dataset())
     assert_same(whole.isel(snapshot=-1), store.load(url).dataset(lazy=True).isel(snapshot=-1).load())
     assert not store.load(url).pending()
-    assert {p.name for p in UPath(url).iterdir()} == {"store.zarr", "config.json"}
+    assert {p.name for p in UPath(url).iterdir()} == {"store.zarr", "config.json", "run.json"}
 
 
 def test_it_is_continued_shared_and_merged(url):
@@ -76,7 +77,7 @@ def test_it_is_continued_shared_and_merged(url):
         part = run(url + "/one", share=Share(i, 3))
     there = part.diverged_step != -2
     assert_same(whole.where(there), part.where(there), ["x", "levels"])
-    assert unfinished(place(url + "/one"))[0] == ["2", "5"]
+    assert running.unfinished(url + "/one")[0] == ["2", "5"]
     run(url + "/two", share=Share(2, 3))
     merge(url + "/all", [url + "/one", url + "/two"])
     assert_same(whole, store.load(url + "/all").dataset())
@@ -149,7 +150,7 @@ def test_the_command_line_takes_urls(url, capsys, monkeypatch):
         return [path]
 
     monkeypatch.setattr("dysonjax.experiments.gas.figures.draw", draw)
-    options = ["simulate", "--levels", "2", "--temperature", "1", "--seeds", "40", "--steps", "20", "--snapshots", "2"]
+    options = ["gas", "--levels", "2", "--temperature", "1", "--seeds", "40", "--steps", "20", "--snapshots", "2"]
     assert main([*options, "--out", url]) == 0
     assert (UPath(url) / "figures" / "levels.png").read_bytes() == b"figure"
     assert "2 levels" in (UPath(url) / "report.txt").read_text()
@@ -162,8 +163,8 @@ def test_the_command_line_takes_urls(url, capsys, monkeypatch):
 
 def test_several_scans_at_a_url(url):
     settings = ScalingRun("teacher-student", ((0.1, 4),), ("dyson",), seeds=20, time=1.0)
-    found = settings.run(url)
+    found = running.run(settings, url)
     assert np.isfinite(next(iter(found.values())).levels).all()
-    for key, ds in settings.load(url).items():
+    for key, ds in running.load(url)[1].items():
         assert_same(found[key], ds)
     assert "upath" in sys.modules

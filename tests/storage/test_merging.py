@@ -6,10 +6,11 @@ from conftest import assert_same, ornstein_uhlenbeck
 
 import dysonjax as dj
 from dysonjax.cli.app import main
+from dysonjax.experiments import running
 from dysonjax.experiments.linear_scaling.experiment import ScalingRun
 from dysonjax.runtime.team import Share, share_of
 from dysonjax.storage import store
-from dysonjax.storage.merging import merge, unfinished
+from dysonjax.storage.merging import merge
 
 pytestmark = pytest.mark.optimised  # it is about bits
 
@@ -63,7 +64,7 @@ def test_shares_meet_in_one_store(whole, tmp_path):
     assert 0 < int(missing.sum()) < missing.size
     assert np.isnan(part.x.where(missing, drop=True)).all()
     assert_same(whole.where(~missing), part.where(~missing), ["x", "levels"])
-    assert unfinished(tmp_path / "run") == (["1", "4"], BLOCKS)
+    assert running.unfinished(tmp_path / "run") == (["1", "4"], BLOCKS)
     assert_same(whole, run(tmp_path / "run", (1, 3)))
     assert_same(whole, run(tmp_path / "run"))
 
@@ -118,16 +119,16 @@ def test_a_run_of_several_scans_is_merged(tmp_path):
     settings = ScalingRun("teacher-student", ((0.1, 4),), ("dyson",), seeds=20, time=1.0)
     one, two = tmp_path / "one", tmp_path / "two"
     for i, part in enumerate((one, two)):
-        settings.run(part, share=Share(i, 2), block_size=8)
+        running.run(settings, part, share=Share(i, 2), block_size=8)
     merge(tmp_path / "all", [one, two])
-    (ds,) = settings.load(tmp_path / "all").values()
+    (ds,) = running.load(tmp_path / "all")[1].values()
     assert np.isfinite(ds.levels).all()
-    refused(lambda: settings.load(one), "blocks are not finished")
+    refused(lambda: running.load(one), "blocks are not finished")
     (two / "run.json").write_text((two / "run.json").read_text().replace('"seeds": 20', '"seeds": 21'))
     refused(lambda: merge(tmp_path / "no", [one, two]), two, "run.json differs")
 
 
-GAS = ["simulate", "--levels", "3", "--temperature", "0.1,1", "--seeds", "16", "--steps", "20", "--snapshots", "2"]
+GAS = ["gas", "--levels", "3", "--temperature", "0.1,1", "--seeds", "16", "--steps", "20", "--snapshots", "2"]
 
 
 def command(arguments, capsys):
@@ -138,7 +139,9 @@ def command(arguments, capsys):
 
 
 def test_shards_on_the_command_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("dysonjax.cli.app.statistics", lambda ds: [])  # what they show has its own tests
+    monkeypatch.setattr(
+        "dysonjax.experiments.gas.experiment.statistics", lambda ds: []
+    )  # what they show has its own tests
     for name in ("gas_table", "gas_advice", "draw"):
         monkeypatch.setattr(f"dysonjax.experiments.gas.figures.{name}", lambda *arguments: [])
     for i in (0, 1):

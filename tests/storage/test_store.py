@@ -96,7 +96,7 @@ def test_a_stored_run_is_the_same_as_one_in_memory(whole, tmp_path, count):
     assert_same(whole, again)
     assert again.attrs == ds.attrs
     assert again.x.attrs == whole.x.attrs
-    assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} == {"store.zarr", "config.json"}
+    assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} == {"store.zarr", "config.json", "run.json"}
 
 
 def test_a_finished_run_is_neither_computed_nor_written_again(finished, copy, count):
@@ -259,7 +259,7 @@ def test_killed_at_random_moments_and_continued(whole, tmp_path, count):
 
 FILL_THE_DISK = """
 import resource, signal
-from dysonjax import store
+from dysonjax.storage import store
 write, done = store.Store.write, []
 def limited(self, bucket, rows, values):
     done.append(rows)

@@ -8,6 +8,7 @@ interrupted and continued gives the numbers of one that was not.
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
@@ -205,14 +206,18 @@ class TrainingJob:
 
     def run(
         self, place: Path | None, share: Share = WHOLE, progress: bool | Bar | None = None,
-        block_size: int | None = None,
+        block_size: int | None = None, before: Callable[[], None] = lambda: None,
     ) -> xr.Dataset | None:  # fmt: skip
         """Train, or continue from the last checkpoint in `place`; other shares and processes leave it alone.
 
         `place` receives a checkpoint (`checkpoints`), the weights at both ends (`initial.npz`, `final.npz`) and the
         results (`results.zarr`).
         """
-        return trained(self.settings, place, progress) if share.index == 0 and team().first else None
+        if share.index or not team().first:
+            return None
+        check_text(self.settings.network, self.settings.source)
+        before()
+        return trained(self.settings, place, progress)
 
     def open(self, place: Path) -> xr.Dataset:
         """Spectra and losses."""
