@@ -1,11 +1,14 @@
-"""What a model provides to be trained."""
+"""What a model provides to be trained, and what some models can do besides, each as a protocol to ask for."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dysonjax.core.dynamics import Dynamics
+from dysonjax.core.potentials import LevelTheory
 
 
 class Model(Protocol):
@@ -58,6 +61,72 @@ class MomentModel(Protocol):
     def moment_gradient(self, params: PyTree, moment: Float[Array, "d d R"], task: PyTree) -> PyTree: ...
     def gradient_noise(self, keys: PRNGKeyArray) -> PyTree | None: ...
     def matrices(self, params: PyTree) -> Mapping[str, Array]: ...
+
+
+@runtime_checkable
+class HasLoss(Protocol):
+    """A loss of one example, as `Model` has it."""
+
+    def loss(self, params: PyTree, example: PyTree, task: PyTree) -> Float[Array, ""]: ...
+
+
+@runtime_checkable
+class HasBlockGradient(Protocol):
+    """Mean loss and gradient of a batch for replicas on the last axis, written by hand; see `Model`."""
+
+    def block_loss_and_gradient(
+        self, params: PyTree, examples: PyTree, task: PyTree
+    ) -> tuple[Float[Array, " R"], PyTree]: ...
+
+
+@runtime_checkable
+class HasMoments(Protocol):
+    """The batch's gradient from one second moment; see `MomentModel`."""
+
+    @property
+    def gaussians(self) -> int: ...
+    def moment_gradient(self, params: PyTree, moment: Float[Array, "d d R"], task: PyTree) -> PyTree: ...
+
+
+@runtime_checkable
+class HasExampleGradients(Protocol):
+    """Gradients [num, …] of `num` independent examples, of one replica."""
+
+    def example_gradients(self, key: PRNGKeyArray, params: PyTree, num: int, task: PyTree) -> PyTree: ...
+
+
+@runtime_checkable
+class HasOwnDynamics(Protocol):
+    """Trained as the model itself prescribes, for example by contrastive divergence."""
+
+    def dynamics(self) -> Dynamics: ...
+
+
+@runtime_checkable
+class HasLevelTheory(Protocol):
+    """Drift, coupling and fixed points of the levels in closed form; raises `InputError` where there are none."""
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    def level_theory(self) -> LevelTheory: ...
+
+
+@runtime_checkable
+class HasInitWidth(Protocol):
+    """A default of the width σ_W of initial weights; it is 1 for other models."""
+
+    @property
+    def init_width(self) -> float: ...
+
+
+def block_gradient_of(model: Any) -> Callable[..., tuple[Array, PyTree]] | None:
+    """The model's `block_loss_and_gradient`, None where it has none."""
+    return model.block_loss_and_gradient if isinstance(model, HasBlockGradient) else None
+
+
+def default_init_width(model: Any) -> float:
+    """σ_W where the grid gives none."""
+    return model.init_width if isinstance(model, HasInitWidth) else 1.0
 
 
 def mean_loss(model: Model, params: PyTree, examples: PyTree, task: PyTree) -> Float[Array, ""]:

@@ -5,7 +5,7 @@ Levels are counted as they are recorded, largest first; so are per-level centres
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from dysonjax.core.errors import InputError, require
 Levels = Float[Array, "n R"]
 
 
+@runtime_checkable
 class Potential(Protocol):
     """What `dyson` asks of a potential; `x` are the levels of a block, [n, R]."""
 

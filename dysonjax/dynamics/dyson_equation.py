@@ -89,7 +89,7 @@ def dyson(
     beta = _dyson_index(beta)
     rows = _rows(geometry, rows, n)
     name, chosen = _scheme(scheme, n, beta, rows)
-    if not hasattr(potential, "flow"):
+    if not isinstance(potential, Potential):
         require(callable(potential), "potential", potential, "a potential, or a function of the levels")
         potential = Force(potential)  # type: ignore[arg-type]
     strength = _coupling(coupling, n)

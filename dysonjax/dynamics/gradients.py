@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from dysonjax.core.model import mean_loss
+from dysonjax.core.model import HasExampleGradients, HasLoss, HasMoments, HasOwnDynamics, mean_loss
 
 CHUNK, BATCHES_AT_ONCE, KRYLOV, DRIFT_EXAMPLES = 64, 16, 24, 8
 """Examples and batches whose gradients are held at once; steps of Arnoldi's iteration; examples behind the drift for
@@ -16,12 +16,14 @@ each one behind the noise, so that the drift is known better than the noise."""
 
 def by_examples(model: Any) -> bool:
     """Whether gradients come from the model's own `example_gradients` and not from its loss."""
-    return hasattr(model, "example_gradients") and (hasattr(model, "dynamics") or not hasattr(model, "loss"))
+    return isinstance(model, HasExampleGradients) and (
+        isinstance(model, HasOwnDynamics) or not isinstance(model, HasLoss)
+    )
 
 
 def example_gradients(model: Any, key: PRNGKeyArray, params: PyTree, num: int, task: PyTree) -> PyTree:
     """Gradients ∂L_b/∂θ [num, …] of `num` fresh examples: the model's own `example_gradients`, else its loss's."""
-    if hasattr(model, "example_gradients"):
+    if isinstance(model, HasExampleGradients):
         return model.example_gradients(key, params, num, task)
     slope = jax.grad(model.loss)
     return jax.vmap(lambda example: slope(params, example, task))(model.sample(key, num, task))
@@ -118,7 +120,7 @@ def gradient_noise(
 
 def _population_gradient(model: Any, key: PRNGKeyArray, num: int, task: PyTree) -> tuple[Any, int]:
     """∇L as a function of the parameters, and how many random examples it is a mean of (0: exact)."""
-    if hasattr(model, "moment_gradient"):
+    if isinstance(model, HasMoments):
         add = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[..., None], tree)  # noqa: E731
         one = jnp.eye(model.gaussians)[..., None]
         exact = lambda p: jax.tree.map(lambda x: x[..., 0], model.moment_gradient(add(p), one, add(task)))  # noqa: E731

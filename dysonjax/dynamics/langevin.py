@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from dysonjax import laws, spectra
 from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, lift
 from dysonjax.core.errors import InputError, require, whole
-from dysonjax.core.model import Model, MomentModel, mean_loss
+from dysonjax.core.model import HasLevelTheory, HasLoss, HasMoments, Model, MomentModel, default_init_width, mean_loss
 from dysonjax.core.potentials import LevelTheory
 from dysonjax.dynamics.dyson_equation import dyson
 from dysonjax.dynamics.wishart_sgd import MomentState, batch_gradient, gaussian_moment, measured_moment, moment_dynamics
@@ -40,7 +40,7 @@ def matrix_langevin(
 
     >>> dynamics = matrix_langevin(GaussianRBM(), noise="exact")  # doctest: +SKIP
     """
-    closed = hasattr(model, "moment_gradient")
+    closed = isinstance(model, HasMoments)
     noise = noise or ("exact" if closed else "measured")
     kinds = ("exact", "measured", "isotropic") if closed else ("measured", "isotropic")
     require(noise in kinds, "noise", noise, f"one of {', '.join(kinds)} for this model")
@@ -48,7 +48,7 @@ def matrix_langevin(
     config = {"dynamics": "matrix langevin", "noise": noise, "samples": samples}
     if closed:
         return moment_dynamics(model, _of_moments(model, noise, samples), config, substeps=substeps)  # type: ignore[arg-type]
-    require(hasattr(model, "loss"), "model", type(model).__name__, "a model with a loss or with `moment_gradient`")
+    require(isinstance(model, HasLoss), "model", type(model).__name__, "a model with a loss or with `moment_gradient`")
     return _of_examples(model, noise, samples, substeps, config)  # type: ignore[arg-type]
 
 
@@ -110,7 +110,7 @@ def _of_examples(model: Model, noise: Noise, samples: int, substeps: int, config
         parameters={
             "learning_rate": Parameter(),
             "batch_size": Parameter(integer=True),
-            "init_width": Parameter(getattr(model, "init_width", 1.0)),
+            "init_width": Parameter(default_init_width(model)),
         },
         config={**config, "substeps": substeps, **model.config},
     )
@@ -147,7 +147,7 @@ def dyson_of(
 
     >>> gas = dyson_of(GaussianRBM())  # doctest: +SKIP
     """
-    if not hasattr(model, "level_theory"):
+    if not isinstance(model, HasLevelTheory):
         raise InputError(f"model = {type(model).__name__}: expected a model with a `level_theory`")
     theory: Any = model.level_theory()
     n = len(theory.fixed_points)
@@ -158,7 +158,7 @@ def dyson_of(
     gas = dyson(
         n, theory.potential, coupling=coupling, geometry=theory.geometry, scheme=scheme, start=start, sgd_units=True
     )  # type: ignore[arg-type]
-    parameters = {**gas.parameters, "init_width": Parameter(getattr(model, "init_width", 1.0))}
+    parameters = {**gas.parameters, "init_width": Parameter(default_init_width(model))}
     config = {**gas.config, "eigenvectors": eigenvectors, "of": dict(model.config)}
     return Dynamics(**{**vars(gas), "parameters": parameters, "config": config})
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from dysonjax import spectra
 from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, Spectra, lift
 from dysonjax.core.errors import InputError, require, whole
-from dysonjax.core.model import Model, MomentModel, mean_loss
+from dysonjax.core.model import HasOwnDynamics, Model, MomentModel, block_gradient_of, default_init_width, mean_loss
 from dysonjax.core.observables import Observable, Variable, mean, snapshot
 from dysonjax.dynamics.wishart_sgd import sgd_of_moments
 from dysonjax.kernels.products import chunks, sum_of_chunks
@@ -62,7 +62,7 @@ def sgd(
     """
     kinds = ("examples", "wishart", "population")
     require(sampling in kinds, "sampling", sampling, f"one of {', '.join(kinds)}")
-    own = getattr(model, "dynamics", None)
+    own = model.dynamics if isinstance(model, HasOwnDynamics) else None
     plain = optimizer is None or (sampling == "examples" and own is None)
     require(plain, "optimizer", optimizer, "None: plain SGD for this model and sampling")
     if sampling != "examples":
@@ -119,8 +119,8 @@ def _of_examples(model: Model, batches: int | None, tests: int, optimizer: Optim
         updates, state = optimizer(rate).update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
-    by_hand = getattr(model, "block_loss_and_gradient", None)
-    width = Parameter(getattr(model, "init_width", 1.0))
+    by_hand = block_gradient_of(model)
+    width = Parameter(default_init_width(model))
 
     def block_step(keys: PRNGKeyArray, state: SGDState, hyper: Hyper) -> SGDState:
         if batches is None:
@@ -156,7 +156,7 @@ def _of_examples(model: Model, batches: int | None, tests: int, optimizer: Optim
 
 def loss_observables(model: Model) -> tuple[Observable, ...]:
     """Train loss, test loss and gradient norm of a model under `sgd`."""
-    by_hand = getattr(model, "block_loss_and_gradient", None)
+    by_hand = block_gradient_of(model)
     if by_hand:
         parts, norm, loss_and_gradient = chunks, lift(_norm), by_hand
     else:

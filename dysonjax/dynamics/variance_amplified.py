@@ -20,6 +20,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from dysonjax import spectra
 from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, all_finite, lift
 from dysonjax.core.errors import require, whole
+from dysonjax.core.model import HasExampleGradients, HasLoss, block_gradient_of, default_init_width
 from dysonjax.dynamics.gradients import batch_gradient, by_examples, example_gradients, loss_and_gradient
 from dysonjax.dynamics.stochastic_gradient import SGDData, SGDState, sgd
 
@@ -35,7 +36,7 @@ def svag(model: Any, order: int, *, tests: int = 128) -> Dynamics:
     >>> dynamics = svag(TanhNetwork(), 4)  # doctest: +SKIP
     """
     order = whole("order", order)
-    has_gradients = hasattr(model, "loss") or hasattr(model, "example_gradients")
+    has_gradients = isinstance(model, HasLoss | HasExampleGradients)
     require(has_gradients, "model", type(model).__name__, "a model with a loss or with `example_gradients`")
     amplified = (2 * order - 1) ** 0.5
     first, second = (1 + amplified) / 2, (1 - amplified) / 2
@@ -49,7 +50,7 @@ def svag(model: Any, order: int, *, tests: int = 128) -> Dynamics:
         two = batch_gradient(model, keys[1], state.params, size, task)
         return SGDState(descend(state.params, one, two, hyper["learning_rate"]), (), loss)
 
-    by_hand = getattr(model, "block_loss_and_gradient", None)
+    by_hand = block_gradient_of(model)
 
     def block_step(keys: PRNGKeyArray, state: SGDState, hyper: Hyper) -> SGDState:
         assert by_hand is not None
@@ -78,7 +79,7 @@ def svag(model: Any, order: int, *, tests: int = 128) -> Dynamics:
         parameters={
             "learning_rate": Parameter(),
             "batch_size": Parameter(integer=True),
-            "init_width": Parameter(getattr(model, "init_width", 1.0)),
+            "init_width": Parameter(default_init_width(model)),
         },
         static=("batch_size",),
         config=config,

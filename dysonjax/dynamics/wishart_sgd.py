@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from dysonjax import spectra
 from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, one_replica
 from dysonjax.core.errors import require
-from dysonjax.core.model import MomentModel
+from dysonjax.core.model import HasMoments, MomentModel, default_init_width
 from dysonjax.kernels.products import sum_of_outer
 from dysonjax.kernels.random_numbers import chi_squared, normals
 
@@ -99,7 +99,7 @@ def moment_dynamics(
 
         return jax.lax.fori_loop(0, substeps, substep, state)
 
-    parameters = {"learning_rate": Parameter(), "init_width": Parameter(getattr(model, "init_width", 1.0))}
+    parameters = {"learning_rate": Parameter(), "init_width": Parameter(default_init_width(model))}
     return Dynamics(
         init=init,
         step=one_replica(block_step),
@@ -114,7 +114,7 @@ def moment_dynamics(
 
 def sgd_of_moments(model: MomentModel, law: Literal["wishart", "population"]) -> Dynamics:
     """SGD with S drawn from its Wishart law, or gradient descent on the population's loss (S = 1)."""
-    require(hasattr(model, "moment_gradient"), "sampling", law, "a model with `moment_gradient`, or examples")
+    require(isinstance(model, HasMoments), "sampling", law, "a model with `moment_gradient`, or examples")
 
     def gradient(keys: PRNGKeyArray, params: PyTree, hyper: Hyper) -> PyTree:
         if law == "population":

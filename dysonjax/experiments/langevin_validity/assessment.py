@@ -6,6 +6,7 @@ example's gradient along ξ_i. That needs Gaussian noise, of nearly one size for
 and batches far below the noise scale of McCandlish et al. (2018); SVAG (`svag`) tells whether any SDE describes SGD.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import InputError, require, whole
+from dysonjax.core.model import HasLevelTheory
 from dysonjax.core.observables import Variable, snapshot
 from dysonjax.core.potentials import LevelTheory
 from dysonjax.dynamics.gradients import GradientNoise, by_examples, gradient_noise
@@ -102,7 +104,7 @@ def validity(
     burn_in = steps // 2 if burn_in is None else whole("burn_in", burn_in, 1, steps - REFERENCES)
     base = key if isinstance(key, jax.Array) else jax.random.key(whole("key", key, 0, 2**32 - 1))
     run_key, task_key, noise_key, svag_key = jax.random.split(base, 4)
-    model = _OneTask(model, task_key)
+    model = _of_one_task(model, task_key)
     dynamics = sgd(model, batches=batches, tests=1)
     width = dynamics.parameters["init_width"].default if init_width is None else init_width
     params = model.init(task_key, model.task(task_key), jnp.asarray(width, float))
@@ -182,23 +184,23 @@ def table(report: Report) -> Table:
     return shown
 
 
-class _OneTask:
-    """A model all of whose replicas have the same task."""
+def _of_one_task(model: Any, key: PRNGKeyArray) -> Any:
+    """The model with the same task for all its replicas; it can do all that the model can."""
+    fixed = model.task(key)
 
-    def __init__(self, model: Any, key: PRNGKeyArray):
-        self._model, self._task = model, model.task(key)
+    class OneTask(type(model)):
+        def task(self, key: PRNGKeyArray) -> Any:
+            return fixed
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def task(self, key: PRNGKeyArray) -> Any:
-        return self._task
+    made = copy.copy(model)
+    object.__setattr__(made, "__class__", OneTask)  # a frozen dataclass, too
+    return made
 
 
 def _theory(model: Any, matrix: str | None) -> LevelTheory | None:
     """The model's theory, if it has one for these parameters and this matrix."""
     try:
-        theory = model.level_theory() if hasattr(model, "level_theory") else None
+        theory = model.level_theory() if isinstance(model, HasLevelTheory) else None
     except InputError:
         return None
     return theory if theory and matrix in (None, theory.matrix) else None
