@@ -76,9 +76,11 @@ class Replicas:
     The order is that of the dynamics' parameters, whatever the grid's: `static` hyper-parameters first (each of their
     combinations is a bucket, compiled on its own), then the `traced` ones, then the seed. Parameters that the grid
     leaves out are at their defaults.
+
+    `paired`: a seed has the same key at every point.
     """
 
-    def __init__(self, dynamics: Dynamics, grid: Grid, key: PRNGKeyArray):
+    def __init__(self, dynamics: Dynamics, grid: Grid, key: PRNGKeyArray, paired: bool = False):
         parameters = {**dynamics.parameters, "seed": _SEED}
         for name in grid.axes:
             require(name in parameters, "grid", name, f"hyper-parameters among {', '.join(parameters)}")
@@ -94,7 +96,7 @@ class Replicas:
         self.count = math.prod(map(len, self.traced.values()))
         """Replicas of a bucket."""
         self._columns = {name: np.asarray(values, float) for name, values in self.traced.items()}
-        self._parameters, self._key = parameters, key
+        self._parameters, self._key, self._paired = parameters, key, paired
 
     def hyper(self, bucket: int, rows: slice) -> dict[str, Any]:
         """Traced hyper-parameters as arrays over `rows`, static ones as ints; without the seed, which is in the key."""
@@ -106,7 +108,8 @@ class Replicas:
         """Keys [n]: the base key folded with a hash of the point's hyper-parameters, then with its seed.
 
         So a point's random numbers never depend on the grid around it. Values count as float32, and those at their
-        default do not enter the hash, so that a new hyper-parameter changes no old result.
+        default do not enter the hash, so that a new hyper-parameter changes no old result. Paired replicas leave the
+        hash out: zeros stand for it.
         """
         static = dict(zip(self.static, self.buckets[bucket], strict=True))
         at = self._positions(rows)
@@ -133,6 +136,8 @@ class Replicas:
 
     def _hash(self, point: Mapping[str, float]) -> tuple[int, int]:
         """64 bits, so that even millions of points have keys of their own."""
+        if self._paired:
+            return 0, 0
         told = []
         for name, value in sorted(point.items()):
             default, single = self._parameters[name].default, in_float32(value)

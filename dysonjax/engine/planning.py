@@ -40,6 +40,7 @@ class Scan:
     dt: float | None = None
     snapshots: Sequence[int] | None = None
     observables: Sequence[Observable] | None = None
+    paired: bool = False
 
 
 class Memory(NamedTuple):
@@ -89,7 +90,7 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     observables = tuple(dynamics.observables if scan.observables is None else scan.observables)
     devices = tuple(devices or jax.local_devices())
     base = scan.key if isinstance(scan.key, jax.Array) else jax.random.key(whole("key", scan.key, 0, 2**32 - 1))
-    replicas = Replicas(dynamics, grid, base)
+    replicas = Replicas(dynamics, grid, base, scan.paired)
     shown = layout(dynamics, observables, replicas.hyper(0, slice(0, 1)))
     recorded = sum(int(np.prod(inner)) * dtype.itemsize for inner, dtype in shown.arrays.values())
     most = shown.bytes_a_replica
@@ -105,6 +106,7 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
         "observables": [dict(o.config) for o in observables],
         "key": np.asarray(jax.random.key_data(base)).tolist(),
         "precision": str(jax.numpy.zeros(()).dtype),
+        **({"paired": True} if scan.paired else {}),
     }
     arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {
         name: ((len(marks), *inner), dtype) for name, (inner, dtype) in shown.arrays.items()

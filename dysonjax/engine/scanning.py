@@ -40,38 +40,54 @@ def scan(
     dt: float | None = None,
     snapshots: Sequence[int] | None = None,
     observables: Sequence[Observable] | None = None,
+    paired: bool = False,
     out: str | os.PathLike[str] | None = None,
     block_size: int | None = None,
     devices: Devices | None = None,
     progress: "bool | Bar | None" = None,
     share: Share = WHOLE,
 ) -> "xr.Dataset":
-    """Run every replica of `grid` for `steps` updates; returns a dataset with dimensions named after the grid.
+    """Run every replica of a grid and return what was recorded, with dimensions named after the grid.
 
-    `dt`: the time step of a Langevin equation, if one for all (a grid may have an axis `dt` instead).
-    `snapshots`: update numbers at which levels and observables are recorded (default: 21, log-spaced; 0 and `steps` are
-    always among them). `observables`: what is recorded besides the levels (default: the dynamics' own). `out`: a run's
-    directory; finished blocks are written there, and the same call continues an interrupted run. `block_size`:
-    replicas a block (default: by memory and length); a store keeps the one it was made with. `devices`: default all
-    local ones. `progress`: a bar on the terminal, by default when there is one, or a bar of the caller's, which hears
-    the replica-updates. `share`: compute only this share of the blocks. A replica's numbers depend on `key`, its
-    hyper-parameters and its seed alone, never on the grid, the blocks, the devices or who computed it.
+    After `jax.distributed.initialize` the same call on every process, with the same `out`, shares the blocks out among
+    all processes' devices, and every process returns when all blocks are done.
 
-    After `jax.distributed.initialize` the same call on every process, with the same `out`, spreads the blocks over all
-    processes' devices, and every process returns when all are done. Results of more than `store.LAZY` bytes stay on
-    disk and are read when they are looked at. Values that are not computed, because they belong to another share, are
-    NaN, their `diverged_step` −2.
+    Args:
+        dynamics: how one replica starts and moves: `sgd(...)`, `dyson(...)`, `matrix_langevin(...)` or your own.
+        grid: the hyper-parameters and seeds.
+        steps: number of updates.
+        key: base of all random numbers. A replica's numbers depend on it, on the replica's hyper-parameters and on its
+            seed alone, never on the grid around it, the blocks, the devices or the process that computed it.
+        dt: the time step of a Langevin equation, if it is the same for all (a grid may have an axis `dt` instead).
+        snapshots: the updates at which levels and observables are recorded; by default 21, log-spaced. 0 and `steps`
+            are always among them.
+        observables: what is recorded besides the levels; by default what the dynamics names.
+        paired: give equal seeds the same initial weights, data and batches at every point, so that differences between
+            points have less noise.
+        out: the run's directory or URL. Finished blocks are written there, and the same call continues an interrupted
+            run. Results of more than `storage.store.LAZY` bytes stay on disk and are read when they are used.
+        block_size: replicas that are computed, stored and resumed together; by default by memory and length. An
+            existing store keeps its own.
+        devices: by default all local ones.
+        progress: a bar on the terminal (by default where there is one), or an object whose `advance` receives completed
+            replica-updates.
+        share: compute only this share of the blocks. Values of other shares are NaN, their `diverged_step` is −2.
 
-    A replica that leaves the finite numbers is held at its last finite state; `diverged_step` tells when (−1: never; if
-    only its levels are not finite, the next snapshot).
-    Raises `InputError` for bad arguments, `StoreError` when `out` cannot be used, `ClusterError` when a process is
-    lost.
+    Returns:
+        Levels and observables [grid axes, snapshot, …], and `diverged_step`: the update after which a replica was no
+        longer finite (if only its levels are not, the next snapshot), −1 if it stayed finite. Such a replica is held at
+        its last finite state.
+
+    Raises:
+        InputError: a bad argument.
+        StoreError: `out` cannot be used, or holds another run.
+        ClusterError: another process was lost.
 
     >>> net = dj.models.TanhNetwork()  # doctest: +SKIP
     >>> dj.scan(dj.sgd(net), dj.Grid(learning_rate=[0.125], batch_size=[4]), steps=2000).levels  # doctest: +SKIP
     """
     where = None if out is None else locations.place(out)
-    job = ScanJob(dynamics, grid, steps, key, dt, snapshots, observables)
+    job = ScanJob(dynamics, grid, steps, key, dt, snapshots, observables, paired)
     return job.run(where, share, progress, block_size, lambda: _remember_own(where), devices)
 
 

@@ -225,3 +225,30 @@ def test_blocks_are_planned_within_memory_and_length():
     assert plan(65 * 64, 64, 2**13, 1, 10**9) == 33 * 64  # 65 units, of which 64 fit: two blocks alike
     for replicas in (1, 63, 64, 65, 1000, 12345):
         assert plan(replicas, 64, 2**15, 1000, 10**7) % 64 == 0
+
+
+def test_paired_seeds_share_start_data_and_batches():
+    """Common random numbers: at α → 0 nothing but the rate differs, and every point of a seed starts alike."""
+    net = dj.models.TanhNetwork(hidden=(4, 3))
+    grid = dj.Grid(learning_rate=[0.1, 0.2, 1e-9], batch_size=[2], seed=range(5))
+    dynamics = dj.sgd(net, batches=10, tests=4)
+    paired = dj.scan(dynamics, grid, 3, snapshots=[3], paired=True, progress=False)
+    apart = dj.scan(dynamics, grid, 3, snapshots=[3], progress=False)
+    start = paired.levels.isel(snapshot=0)
+    for rate in (1, 2):
+        np.testing.assert_array_equal(start.isel(learning_rate=rate), start.isel(learning_rate=0))
+        test = paired.test_loss.isel(snapshot=0)
+        np.testing.assert_array_equal(test.isel(learning_rate=rate), test.isel(learning_rate=0))
+    assert len(np.unique(start.isel(learning_rate=0).values[..., 0])) == 5
+    assert len(np.unique(apart.levels.isel(snapshot=0).values[..., 0])) == 15
+    alone = dj.scan(dynamics, dj.Grid(learning_rate=[0.2], batch_size=[2], seed=[3]), 3, snapshots=[3], paired=True)
+    np.testing.assert_array_equal(
+        alone.levels.values.ravel(), paired.levels.sel(learning_rate=0.2, seed=3).values.ravel()
+    )
+
+
+def test_paired_and_unpaired_are_two_runs(tmp_path):
+    grid = dj.Grid(learning_rate=[0.1], batch_size=[1])
+    dj.scan(OU, grid, 2, out=tmp_path / "run", paired=True, progress=False)
+    with pytest.raises(dj.StoreError, match="paired = True there"):
+        dj.scan(OU, grid, 2, out=tmp_path / "run", progress=False)
