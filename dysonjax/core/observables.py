@@ -72,7 +72,7 @@ def snapshots(
 class _Sum(NamedTuple):
     total: Array
     lost: Array  # Kahan's running compensation: float32 sums of 10⁸ terms stay exact to rounding
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def mean(name: str, measure: Measure, variable: Variable = Variable(), every: int = 1) -> Observable:
@@ -99,7 +99,7 @@ def mean(name: str, measure: Measure, variable: Variable = Variable(), every: in
 class _Moments(NamedTuple):
     mean: Array
     scatter: Array
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def moments(name: str, measure: Measure, variable: Variable = Variable(), every: int = 1) -> Observable:

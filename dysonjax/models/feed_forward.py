@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dysonjax.models.tanh_network import ACTIVATIONS, Activation
+from dysonjax.models.activations import ACTIVATIONS, Activation
 
 
 class FeedForward(nnx.Module):

@@ -5,7 +5,7 @@ trained. Every matrix of the teacher has N(0, 1/fan-in) entries; the student sha
 start at N(0, σ_W²/fan-in), σ_W = `init_width`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
@@ -16,16 +16,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from dysonjax.core.errors import require, whole
 from dysonjax.kernels.products import matvec, matvec_transposed, sum_of_outer
+from dysonjax.models.activations import ACTIVATIONS, Activation
 
-Activation = Literal["tanh", "relu", "identity"]
 Weights = dict[str, Array]
-
-# each activation with its derivative, written in terms of the activation's own value
-ACTIVATIONS: Mapping[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
-    "tanh": (jnp.tanh, lambda a: 1 - a * a),
-    "relu": (jax.nn.relu, lambda a: (a > 0).astype(a.dtype)),
-    "identity": (lambda z: z, jnp.ones_like),
-}
 
 
 @dataclass(frozen=True)

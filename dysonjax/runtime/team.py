@@ -26,8 +26,8 @@ HEARTBEAT = 60
 class Share(NamedTuple):
     """Share `index` of `count` of a scan's blocks: every `count`-th block, so that all shares see all settings."""
 
-    index: int = 0
-    count: int = 1
+    index: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
+    count: int = 1  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

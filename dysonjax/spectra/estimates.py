@@ -20,7 +20,7 @@ class Estimate(NamedTuple):
 
     value: Any
     error: Any
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __str__(self) -> str:
         value, error = np.asarray(self.value), np.asarray(self.error)

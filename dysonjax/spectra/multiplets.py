@@ -33,7 +33,7 @@ class SurmiseTest(NamedTuple):
 
     distance: float
     p_value: float
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class ScalingFit(NamedTuple):

@@ -140,7 +140,7 @@ class _References(NamedTuple):
     initial: np.ndarray
     """The same, all over the true σ²."""
     spacing: np.ndarray
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     """Spacings of a pool."""
     mean: np.ndarray
     """Of every scaled level, [k]."""

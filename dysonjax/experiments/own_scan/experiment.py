@@ -1,6 +1,6 @@
 """A user's own `dysonjax.scan(..., out=RUN)`, read back from its directory: what was run, a table and figures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import xarray as xr
 from dysonjax.core.errors import InputError
 from dysonjax.engine.jobs import Results
 from dysonjax.experiments.base import Experiment, Report
+from dysonjax.runtime.progress import Bar
+from dysonjax.runtime.team import WHOLE, Share
 from dysonjax.storage import store
 from dysonjax.storage.records import OWN
 
@@ -43,7 +45,10 @@ class StoredScan:
     name: str = ""
     cost: int = 0
 
-    def run(self, place: Path | None, *arguments: Any) -> xr.Dataset:
+    def run(
+        self, place: Path | None, share: Share = WHOLE, progress: bool | Bar | None = None,
+        block_size: int | None = None, before: Callable[[], None] = lambda: None,
+    ) -> xr.Dataset:  # fmt: skip
         """Refused: the dynamics is not stored."""
         raise InputError(f"resume = {place}: expected a run of a command; continue this one with its dysonjax.scan")
 
@@ -56,5 +61,5 @@ class StoredScan:
         results = store.load(place)
         return [str(number) for number in results.unfinished()], len(results.blocks())
 
-    def forecast(self, place: Path | None, *arguments: Any) -> None:
+    def forecast(self, place: Path | None, known: Any, shares: int = 1, block_size: int | None = None) -> None:
         """Nothing is left to compute."""
