@@ -22,6 +22,7 @@ from dysonjax.engine.grid import Grid
 from dysonjax.engine.scanning import scan
 from dysonjax.experiments.base import Report
 from dysonjax.runtime.progress import progress_bar
+from dysonjax.spectra.spacings import mean_ratio
 
 log = logging.getLogger(__name__)
 
@@ -246,14 +247,9 @@ def _levels(gas: Dynamics, dt: float, replicas: int, marks: list[int]) -> np.nda
 
 def _statistics(beta: float) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Of levels [R, n], a number for each replica."""
-
-    def ratio(x):
-        gap = -np.diff(x, axis=1)
-        return np.mean(np.minimum(gap[:, 1:], gap[:, :-1]) / np.maximum(gap[:, 1:], gap[:, :-1]), axis=1)
-
     return {
         "⟨Σx²⟩": lambda x: np.sum(x**2, axis=1),
-        "⟨r⟩": ratio,
+        "⟨r⟩": mean_ratio,
         "P(small gap)": lambda x: np.mean(-np.diff(x, axis=1) < SMALL_GAP[round(beta)], axis=1),
     }
 

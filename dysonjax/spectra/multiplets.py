@@ -16,6 +16,7 @@ from scipy.special import chdtrc
 from dysonjax.core.errors import require, whole
 from dysonjax.laws import GeneralisedSemicircle, PairDensity
 from dysonjax.spectra import Estimate, curve, estimate
+from dysonjax.spectra.estimates import ks_of_rows
 
 AT_ONCE = 2**22
 """Random numbers, or distances, held at one time: 32 MiB."""
@@ -315,9 +316,7 @@ def _sigmas(pairs: Float[Array, "R k 2"]) -> Float[Array, " k"]:
 
 
 def _ks(x: np.ndarray, cdf: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """sup |F_n − F| of each row."""
-    wanted, rank = cdf(np.sort(x, axis=-1)), np.arange(x.shape[-1])
-    return np.maximum((rank + 1) / len(rank) - wanted, wanted - rank / len(rank)).max(axis=-1)
+    return ks_of_rows(cdf(np.sort(x, axis=-1)))
 
 
 def _p_value(key, samples, standardise, cdf, quantile, draws) -> float:

@@ -21,6 +21,8 @@ from scipy.special import gammaincc, ndtr
 from dysonjax import laws, spectra
 from dysonjax.core.errors import require
 from dysonjax.spectra import Estimate
+from dysonjax.spectra.estimates import ks_of_rows
+from dysonjax.spectra.spacings import mean_ratio
 
 LEAST = 8
 """Levels that a bulk needs to be fitted or tested."""
@@ -143,12 +145,10 @@ def bulk_spacings(levels: Float[ArrayLike, " n"]) -> Spacings:
     n, spacing = len(x), unfolded_spacings(x)
     if not len(spacing):
         return Spacings(Estimate(np.nan, np.nan, n), np.nan, np.nan, np.nan)
-    gap = np.diff(np.sqrt(x))
-    ratios = np.minimum(gap[1:], gap[:-1]) / np.maximum(gap[1:], gap[:-1])
     ks = surmise_distance(spacing)
     centre, root = _of_size(SURMISE_MEAN, n), np.sqrt(len(spacing))
     return Spacings(
-        mean_ratio=Estimate(float(ratios.mean()), RATIO_SPREAD * (1 + 1 / n) / np.sqrt(n - 2), n),
+        mean_ratio=Estimate(float(mean_ratio(np.sqrt(x))), RATIO_SPREAD * (1 + 1 / n) / np.sqrt(n - 2), n),
         ks=ks,
         ks_reference=float(np.exp(centre + SURMISE_SPREAD**2 / 2) / root),
         ks_p=float(ndtr((centre - np.log(ks * root)) / SURMISE_SPREAD)),
@@ -204,8 +204,7 @@ def _median(q: float) -> float:
 
 
 def _ks(samples: np.ndarray, cdf: Callable[[np.ndarray], np.ndarray]) -> float:
-    wanted, step = cdf(np.sort(samples)), np.arange(len(samples)) / len(samples)
-    return float(max(np.max(step - wanted) + 1 / len(samples), np.max(wanted - step)))
+    return float(ks_of_rows(cdf(np.sort(samples))))
 
 
 def _of_size(table: np.ndarray, n: int) -> float:

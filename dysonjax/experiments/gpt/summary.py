@@ -17,6 +17,8 @@ from scipy.special import ndtri
 from dysonjax import ensembles, laws, spectra
 from dysonjax.experiments.tables import plain_table
 from dysonjax.spectra import Estimate
+from dysonjax.spectra.estimates import ks_of_rows
+from dysonjax.spectra.spacings import mean_ratio
 from dysonjax.weights.bulk import fit_bulk, surmise_distance, unfolded_spacings
 from dysonjax.weights.tail import TailFit, fit_tail
 
@@ -115,7 +117,7 @@ def findings(pool: Pool, initial: float | None = None, key: int = 0) -> Findings
     spacings = pool.spacings
     spacing = surmise_distance(spacings) if len(spacings) else np.nan
     expected = reference.spacing * np.sqrt(reference.count / max(len(spacings), 1))
-    ratios = [_mean_ratio(x[fit_bulk(x, pool.shape).outliers :]) for x in pool.levels]
+    ratios = [float(mean_ratio(np.sqrt(x[fit_bulk(x, pool.shape).outliers :]))) for x in pool.levels]
     several = len(pool.levels) > 1
     return Findings(
         pool=pool,
@@ -168,18 +170,12 @@ def _references(shape: tuple[int, int], matrices: int) -> _References:
 
 def _distances(u: Float[np.ndarray, "n m"]) -> Float[np.ndarray, " n"]:
     """Kolmogorov and Smirnov's distance of each row from the uniform law."""
-    u, rank = np.sort(u, axis=1), np.arange(u.shape[1]) / u.shape[1]
-    return np.maximum(np.max(rank - u, axis=1) + 1 / u.shape[1], np.max(u - rank, axis=1))
+    return ks_of_rows(np.sort(u, axis=1))
 
 
 def _share(reference: np.ndarray, found: float) -> float:
     """p-value: the share of the reference that is as large, itself counted."""
     return float((1 + np.sum(reference >= found)) / (1 + len(reference))) if np.isfinite(found) else np.nan
-
-
-def _mean_ratio(levels: np.ndarray) -> float:
-    gap = np.diff(np.sqrt(levels[::-1]))
-    return float(np.mean(np.minimum(gap[1:], gap[:-1]) / np.maximum(gap[1:], gap[:-1]))) if len(gap) > 1 else np.nan
 
 
 def _odd_ranks(scaled: Float[np.ndarray, "m k"], reference: _References) -> str:
