@@ -28,8 +28,8 @@ import tyro
 
 from benchmarks import record
 from dysonjax import use_all_cores
+from dysonjax.experiments import GPTRun
 from dysonjax.experiments.gpt import training
-from dysonjax.experiments.gpt.training import GPTRun
 
 TORCH = importlib.util.find_spec("torch") is not None
 CADENCE = 50

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dysonjax.core.errors import StoreError, shown
 from dysonjax.storage.locations import put
 
-RECORD = "run.json"
+RECORD, STORE = "run.json", "store.zarr"
 FORMAT = 1
 OWN = "scan"
 """Kind of a user's own `dysonjax.scan`, whose settings are in its store."""
@@ -28,6 +28,7 @@ def remember(directory: Path, kind: str, settings: Mapping[str, Any]) -> None:
     if there is not None:
         compare(directory, there, wanted)
         return
+    expect_free(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"format": FORMAT, "kind": kind, "settings": settings}, indent=1)
@@ -59,6 +60,18 @@ def compare(directory: Path, there: Record, wanted: Record) -> None:
                 f"{directory}: holds another run ({key} = {shown(one.get(key))} there, {shown(other.get(key))} "
                 "asked for); choose another directory, or overwrite it"
             )
+
+
+def expect_free(path: Path) -> None:
+    """Raises `StoreError` for a directory that holds anything but what a run has at its beginning."""
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path}: expected a directory, found a file")
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    foreign = [name for name in names if not name.startswith((STORE, RECORD))]
+    if foreign and STORE not in names:  # another process may have made the store in this moment
+        raise StoreError(
+            f"{path}: expected a new or empty directory, but it holds {foreign[0]!r} and is no dysonjax run"
+        )
 
 
 def tuples(value: Any) -> Any:

@@ -23,10 +23,9 @@ from dysonjax.core.errors import InputError, StoreError, shown
 from dysonjax.storage.lazy_array import StoredArray, nothing
 from dysonjax.storage.locations import is_remote, place, put
 from dysonjax.storage.metadata import Header, difference, packed, unpacked
-from dysonjax.storage.records import RECORD
+from dysonjax.storage.records import STORE, expect_free
 
 FORMAT = "dysonjax run 1"
-STORE = "store.zarr"
 LAZY = 2**28
 """Results of more bytes than this stay on disk and are read when they are looked at."""
 
@@ -252,7 +251,7 @@ def open_or_create(
     with _reading(path):
         there = exists(path)
     if not there:
-        _expect_empty(path)
+        expect_free(path)
         store = create(path, header, arrays, block_size)
     else:
         store = load(path, writable=True)
@@ -260,17 +259,6 @@ def open_or_create(
     if found:
         raise StoreError(f"{path}: holds another run ({found}); give a new directory to keep both")
     return store
-
-
-def _expect_empty(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise StoreError(f"{path}: expected a directory, found a file")
-    names = [p.name for p in path.iterdir()] if path.is_dir() else []
-    foreign = [name for name in names if not name.startswith(STORE) and name != RECORD]
-    if foreign and STORE not in names:  # another process may have made the store in this moment
-        raise StoreError(
-            f"{path}: expected a new or empty directory, but it holds {foreign[0]!r} and is no dysonjax run"
-        )
 
 
 @contextlib.contextmanager

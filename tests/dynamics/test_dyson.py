@@ -11,6 +11,7 @@ from stochastic import assert_law, assert_mean
 
 import dysonjax as dj
 from dysonjax import schemes
+from dysonjax.core.dynamics import lift
 
 SEEDS = range(4096)
 
@@ -172,8 +173,8 @@ def test_step_equals_block_step():
     gas = dj.dyson(5, coupling=(1.0, 0.9, 0.8, 0.7, 0.6))
     keys = jax.random.split(jax.random.key(0), 7)
     hyper = {"temperature": jnp.linspace(0.5, 1, 7), "dt": jnp.full(7, 0.1), "init_width": jnp.ones(7)}
-    state = dj.dynamics.lift(gas.init)(keys, hyper)
-    one = jax.jit(dj.dynamics.lift(gas.step))(keys, state, hyper)
+    state = lift(gas.init)(keys, hyper)
+    one = jax.jit(lift(gas.step))(keys, state, hyper)
     block = jax.jit(gas.block_step)(keys, state, hyper)
     np.testing.assert_allclose(one.x, block.x, rtol=1e-5, atol=1e-6)
 

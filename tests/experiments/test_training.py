@@ -173,7 +173,7 @@ def test_texts_and_patterns_that_make_no_run(run, tmp_path):
         trained(dataclasses.replace(run, watch="*qeury*"))
     (tmp_path / "damaged" / "checkpoints" / "7").mkdir(parents=True)
     with pytest.raises(StoreError, match="cannot be read"):
-        running.run(run, tmp_path / "damaged")
+        trained(run, tmp_path / "damaged")
 
 
 def test_a_damaged_result_says_so(tmp_path):
