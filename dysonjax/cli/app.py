@@ -96,7 +96,8 @@ def _read(name: str, command: Callable[..., Any], words: Sequence[str], text: st
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise InputError(f"{_first_words(said.getvalue())}; see dysonjax {name} --help") from None
+        words = _first_words(said.getvalue()).replace("settings.", "").rstrip(".")
+        raise InputError(f"{words}; see dysonjax {name} --help") from None
 
 
 def _said(report: Any) -> None:

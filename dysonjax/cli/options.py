@@ -1,5 +1,6 @@
 """How the command line reads what all commands share: directories and URLs, lists of numbers, on which machines."""
 
+import types
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,9 +36,13 @@ Place = Annotated[
 @REGISTRY.primitive_rule
 def _tuples(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
     """`0.1,0.2` or, log-spaced, `first:last:count` for tuples of numbers; `sgd,dyson` for tuples of words."""
-    if typing.get_origin(info.type) is not tuple:
+    wanted: Any = info.type
+    options = [one for one in typing.get_args(wanted) if one is not types.NoneType]
+    if isinstance(wanted, types.UnionType) and len(options) == 1:  # None stands for a default that depends
+        wanted = options[0]
+    if typing.get_origin(wanted) is not tuple:
         return None
-    kind, *rest = typing.get_args(info.type)
+    kind, *rest = typing.get_args(wanted)
     if rest != [...] or kind not in (float, int, str):
         return None
 
@@ -52,8 +57,8 @@ def _tuples(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Prim
 
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1, metavar="WORDS" if kind is str else "VALUES", instance_from_str=read,
-        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(v, kind) for v in value),
-        str_from_instance=lambda values: [_shortest(values)],
+        is_instance=lambda value: value is None or (isinstance(value, tuple) and all(isinstance(v, kind) for v in value)),
+        str_from_instance=lambda values: ["None" if values is None else _shortest(values)],
     )  # fmt: skip
 
 

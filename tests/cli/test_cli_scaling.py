@@ -1,14 +1,14 @@
-"""`dysonjax scaling`, `scan` and `reproduce`: a tiny run to its figures, continued, replaced, and refused."""
+"""`dysonjax scaling` and `reproduce`: a tiny run to its figures, continued, replaced, and refused."""
 
 import json
 
 import pytest
 
-from dysonjax.cli import scaling as cli_scaling
 from dysonjax.cli.app import main
-from dysonjax.experiments import recipes
+from dysonjax.experiments import recipes, running
 from dysonjax.experiments.bbp.experiment import BBPRun
-from dysonjax.experiments.linear_scaling.experiment import ScalingRun, scaling_run_of
+from dysonjax.experiments.linear_scaling import figures as scaling_figures
+from dysonjax.experiments.linear_scaling.experiment import ScalingRun
 
 TINY = ["--learning-rate", "0.1", "--batch-size", "4,8", "--seeds", "40", "--level", "sgd"]
 
@@ -21,7 +21,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_ends_with_tables_and_figures(finished):
-    run = scaling_run_of(finished)
+    run = running.experiment_of(finished)
     assert run.settings == ((0.1, 4), (0.1, 8)) and run.seeds == 40 and run.noise == 0.5
     assert "fits through the origin" in (finished / "report.txt").read_text()
     assert len(list((finished / "figures").glob("*.png"))) >= 4
@@ -32,14 +32,14 @@ def test_a_run_of_two_levels_ends_with_more_tables_and_figures(tmp_path):
     words = ["--learning-rate", "0.1,0.2", "--batch-size", "4,8", "--seeds", "40", "--level", "sgd,dyson"]
     out = tmp_path / "run"
     assert main(["scaling", "teacher-student", *words, "--time", "5", "--noise", "0.5", "--out", str(out)]) == 0
-    assert scaling_run_of(out).settings == ((0.1, 4), (0.1, 8), (0.2, 4), (0.2, 8))
+    assert running.experiment_of(out).settings == ((0.1, 4), (0.1, 8), (0.2, 4), (0.2, 8))
     text = (out / "report.txt").read_text()
     assert "fits through the origin" in text and "settings of equal T" in text
     assert len(list((out / "figures").glob("*.png"))) >= 5
 
 
 def test_it_is_shown_again_and_continued_without_computing(finished, capsys, monkeypatch):
-    monkeypatch.setattr(cli_scaling, "draw", lambda *run: [])
+    monkeypatch.setattr(scaling_figures, "draw", lambda *run: [])
     before = (finished / "report.txt").read_text()
     assert main(["report", str(finished)]) == 0
     assert before in capsys.readouterr().out
@@ -48,14 +48,14 @@ def test_it_is_shown_again_and_continued_without_computing(finished, capsys, mon
 
 
 def test_another_run_is_refused_or_replaced(finished, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli_scaling, "draw", lambda *run: [])
-    other = ["scan", "teacher-student", *TINY, "--steps", "20", "--noise", "0.5"]
+    monkeypatch.setattr(scaling_figures, "draw", lambda *run: [])
+    other = ["scaling", "teacher-student", *TINY, "--steps", "20", "--noise", "0.5"]
     assert main([*other, "--out", str(finished)]) == 1
     assert "holds another run" in capsys.readouterr().err
     copy = tmp_path / "copy"
-    ScalingRun("teacher-student", ((0.1, 4),), seeds=2, time=1.0).run(copy)
+    running.run(ScalingRun("teacher-student", ((0.1, 4),), seeds=2, time=1.0), copy)
     assert main([*other, "--level", "sgd", "--out", str(copy), "--overwrite"]) == 0
-    assert scaling_run_of(copy).steps == 20
+    assert running.experiment_of(copy).steps == 20
 
 
 def test_a_rank_one_teacher_is_reproduced_and_shown_again(tmp_path, monkeypatch, capsys):
@@ -78,26 +78,29 @@ def test_validity_shows_a_verdict_a_line(capsys):
 def test_reproduce_runs_every_recipe(tmp_path, monkeypatch):
     few = {"one": ScalingRun("teacher-student", ((0.1, 4), (0.1, 8)), seeds=32, time=4.0, noise=0.5)}
     monkeypatch.setattr(recipes, "_first", lambda full: few)
-    monkeypatch.setattr(cli_scaling, "draw", lambda run, found, place: [place / "none.png"])
+    monkeypatch.setattr(scaling_figures, "draw", lambda run, found, place: [place / "none.png"])
     assert main(["reproduce", "p1", "--out", str(tmp_path / "p1")]) == 0
-    assert json.loads((tmp_path / "p1" / "one" / "run.json").read_text())["seeds"] == 32
+    assert json.loads((tmp_path / "p1" / "one" / "run.json").read_text())["settings"]["seeds"] == 32
     assert "fits through the origin" in (tmp_path / "p1" / "one" / "report.txt").read_text()
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["scaling", "gpt"], "model = 'gpt': expected one of rbm, teacher-student, linear"),
+        (["scaling", "gpt"], "invalid choice 'gpt' for argument 'model'. Expected one of ('rbm', "),
         (["scaling", "rbm", "--level", "none"], "level = 'none': expected some of sgd"),
         (["scaling", "rbm", "--learning-rate", "0.1"], "expected both or neither"),
-        (["scaling", "rbm", "--learning-rate", "a", "--batch-size", "1"], "learning-rate = 'a': expected"),
-        (["scaling", "rbm", "--learning-rate", "0.1", "--batch-size", "1.5"], "batch-size = 1.5: expected whole"),
+        (["scaling", "rbm", "--learning-rate", "a", "--batch-size", "1"], "--learning-rate: values = 'a': expected"),
+        (
+            ["scaling", "rbm", "--learning-rate", "0.1", "--batch-size", "1.5"],
+            "--batch-size: values = 1.5: expected",
+        ),
         (["scaling", "linear", "--teacher", "1,-2"], "teacher = (1.0, -2.0): expected singular values"),
-        (["scaling", "linear", "--train", "all"], "trained = 'all': expected first or both"),
+        (["scaling", "linear", "--train", "all"], "invalid choice 'all'"),
         (["scaling", "teacher-student", "--noise", "0"], "noise = 0.0: expected a positive number"),
-        (["scan", "rbm", "--steps", "0"], "steps = 0: expected a whole number of at least 1"),
-        (["scan", "rbm", "--seeds", "1"], "seeds = 1"),
-        (["validity", "gpt"], "model = 'gpt': expected one of rbm"),
+        (["scaling", "rbm", "--steps", "-1"], "steps = -1: expected a whole number of at least 0"),
+        (["scaling", "rbm", "--seeds", "1"], "seeds = 1"),
+        (["validity", "gpt"], "invalid choice 'gpt'"),
         (["reproduce", "p9"], "paper = 'p9': expected one of p1"),
     ],
 )

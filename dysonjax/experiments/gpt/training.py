@@ -215,9 +215,7 @@ class TrainingJob:
         """
         if share.index or not team().first:
             return None
-        check_text(self.settings.network, self.settings.source)
-        before()
-        return trained(self.settings, place, progress)
+        return trained(self.settings, place, progress, before=before)
 
     def open(self, place: Path) -> xr.Dataset:
         """Spectra and losses."""
@@ -254,8 +252,9 @@ class State(NamedTuple):
 
 
 def trained(
-    run: GPTRun, out: Path | None = None, progress: bool | Bar | None = None, devices: Devices | None = None
-) -> xr.Dataset:
+    run: GPTRun, out: Path | None = None, progress: bool | Bar | None = None, devices: Devices | None = None,
+    before: Callable[[], None] = lambda: None,
+) -> xr.Dataset:  # fmt: skip
     """Train `run` to its end: levels of the watched matrices over time, `train_loss` [update], validation losses.
 
     `validation_loss` [validation_step] is the mean over `VALIDATION_WINDOWS` windows, `final_loss` that over all those
@@ -263,8 +262,10 @@ def trained(
     """
     check_text(run.network, run.source)
     if out is not None and (out / RESULTS).is_dir():
+        before()
         return load_results(out)
     place, state = _sharing(run, devices or _fastest()), _start(run)
+    before()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         state = State(**load_checkpoint(out, state._asdict()))
