@@ -57,7 +57,7 @@ def _tuples(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Prim
 
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1, metavar="WORDS" if kind is str else "VALUES", instance_from_str=read,
-        is_instance=lambda value: value is None or (isinstance(value, tuple) and all(isinstance(v, kind) for v in value)),
+        is_instance=lambda values: values is None or (type(values) is tuple and all(type(v) is kind for v in values)),
         str_from_instance=lambda values: ["None" if values is None else _shortest(values)],
     )  # fmt: skip
 
