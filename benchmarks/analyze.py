@@ -3,7 +3,7 @@
     python -m benchmarks.analyze              # everything; appends to benchmarks/results/analyze.jsonl
     python -m benchmarks.analyze --tiny       # the same at a size of seconds, nothing recorded
     python -m benchmarks.analyze --table      # the README's table from the recorded results
-    python -m benchmarks.analyze --calibrate  # the simulated nulls of dysonjax/bulk.py, minutes
+    python -m benchmarks.analyze --calibrate  # the simulated nulls of dysonjax/weights/bulk.py, minutes
 
 weightwatcher (with torch) is used where it is installed. Both get the same matrices: of a small GPT at its start, with
 planted spikes, and with a planted power law. The call of LAPACK is that of the report, the eigenvalues of a symmetric
@@ -23,8 +23,9 @@ import numpy as np
 import tyro
 
 from benchmarks import record
-from dysonjax import bulk, ensembles
-from dysonjax.analyze import analyze
+from dysonjax import ensembles
+from dysonjax.weights import bulk
+from dysonjax.weights.spectral_report import analyze
 
 PEER = all(importlib.util.find_spec(name) is not None for name in ("weightwatcher", "torch"))
 
@@ -122,7 +123,7 @@ def against_peer(channels: int, layers: int, repeats: int) -> dict[str, Any]:
 
 
 def calibrate(largest: int = 4096) -> None:
-    """Print the nulls that dysonjax/bulk.py holds: of matrices with normal entries, at three ratios each."""
+    """Print the nulls that dysonjax/weights/bulk.py holds: of matrices with normal entries, at three ratios each."""
     print("log2 K: mean, spread, skewness of K D; mean, spread of ln(√m D_s); spread of ⟨r⟩ × √number")
     for octave in range(3, int(np.log2(largest)) + 1):
         k, rows = 2**octave, []

@@ -21,7 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 import dysonjax as dj
 from benchmarks.gpt import text
-from dysonjax import models, training
+from dysonjax import models
+from dysonjax.experiments.gpt import training
 
 LEVELS = 10
 
@@ -80,7 +81,7 @@ def _of_engine(make: Callable[[], dj.Dynamics], batch_size: int = 4) -> Program:
 
 def _update_loop(dynamics: dj.Dynamics, device: Any, replicas: int, batch_size: int) -> Lowered:
     """The engine's loop over updates, snapshots and one tile, as `simulate` calls it."""
-    engine = importlib.import_module("dysonjax.simulate")  # the package's attribute of that name is the function
+    engine = importlib.import_module("dysonjax.engine.loop")  # the package's attribute of that name is the function
     static = {name: batch_size for name in dynamics.static}
     program = engine._program(dynamics, tuple(dynamics.observables), tuple(static.items()), (device,))
     mesh = Mesh(np.array([device]), ("tiles",))

@@ -15,7 +15,7 @@ from flax import nnx
 
 import dysonjax as dj
 from benchmarks.device_timing import Context
-from dysonjax.papers.phase_diagram import PhaseDiagram
+from dysonjax.experiments import PhaseDiagram, Results
 
 UPDATES, RATE, BATCH, REPLICAS = 5, 0.1, 4, 4
 FLOAT32 = 1e-5
@@ -142,7 +142,7 @@ def phase_diagram_against_cpu(context: Context) -> dict[str, Any]:
         (0.125, 16.0), (0.125, 256.0), seeds=seeds, epochs=epochs, batches=batches, snapshots=2,
         hidden=hidden_of(context),
     )  # fmt: skip
-    job = corners.jobs()[0]
+    (job,) = corners.jobs(Results())
 
     def last(first: int, count: int, devices: Any) -> Any:
         grid = dj.Grid(**{**job.grid.axes, "seed": range(first, first + count)})

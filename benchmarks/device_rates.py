@@ -22,8 +22,7 @@ from benchmarks import dyson_core, gpt, rbm, sgd_engine, spectra
 from benchmarks.device_checks import Net, squared_error, users_data, users_model
 from benchmarks.device_timing import Context, Cost, Run, measured
 from benchmarks.sgd_engine import timed
-from dysonjax.papers.phase_diagram import PhaseDiagram
-from dysonjax.training import GPTRun
+from dysonjax.experiments import GPTRun, PhaseDiagram, Results
 
 TILE = 16_384
 """Replicas that an accelerator takes side by side."""
@@ -222,10 +221,10 @@ class Diagram:
     """The published grid through `scan`, of any number of seeds and epochs, compiled once."""
 
     def __init__(self, block: int):
-        self.block, self.job = block, PhaseDiagram().jobs()[0]
+        self.block, self.job = block, PhaseDiagram().jobs(Results())[0]
 
     def run(self, seeds: int, epochs: int, progress: Any = False) -> Any:
-        asked = PhaseDiagram(seeds=seeds, epochs=epochs).jobs()[0]
+        asked = PhaseDiagram(seeds=seeds, epochs=epochs).jobs(Results())[0]
         return dj.scan(
             self.job.dynamics, asked.grid, asked.steps, snapshots=asked.snapshots, observables=self.job.observables,
             block_size=self.block, progress=progress,

@@ -25,8 +25,8 @@ import tyro
 
 import dysonjax as dj
 from benchmarks import record
-from dysonjax import noise
-from dysonjax.grid import Replicas
+from dysonjax.engine.grid import Replicas
+from dysonjax.kernels import random_numbers as noise
 
 DT, KAPPA = 1e-3, 1.0
 RELAXED = 5.0

@@ -27,8 +27,9 @@ import numpy as np
 import tyro
 
 from benchmarks import record
-from dysonjax import training, use_all_cores
-from dysonjax.training import GPTRun
+from dysonjax import use_all_cores
+from dysonjax.experiments import GPTRun
+from dysonjax.experiments.gpt import training
 
 TORCH = importlib.util.find_spec("torch") is not None
 CADENCE = 50

@@ -21,9 +21,10 @@ import numpy as np
 import tyro
 
 from benchmarks import record
-from dysonjax import noise, sgd, simulate, use_all_cores
+from dysonjax import sgd, simulate, use_all_cores
+from dysonjax.engine.loop import tile_size
+from dysonjax.kernels import random_numbers as noise
 from dysonjax.models import GaussianRBM
-from dysonjax.simulate import tile_size
 
 TORCH = importlib.util.find_spec("torch") is not None
 MACHINE = GaussianRBM()

@@ -33,14 +33,13 @@ import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import record
-from dysonjax import store, use_all_cores
-from dysonjax.cluster import joined
-from dysonjax.gas import GasRun
-from dysonjax.header import provenance
-from dysonjax.papers.phase_diagram import PhaseDiagram
-from dysonjax.planning import Job, Plan, prepare
-from dysonjax.scan import run_job
-from dysonjax.simulate import _program, simulate
+from dysonjax import use_all_cores
+from dysonjax.engine.loop import _program, simulate
+from dysonjax.engine.planning import Plan, prepare
+from dysonjax.experiments import GasRun, PhaseDiagram, Results, ScanJob
+from dysonjax.runtime.team import joined
+from dysonjax.storage import store
+from dysonjax.storage.metadata import provenance
 
 
 def gas(replicas: int, steps: int) -> GasRun:
@@ -82,19 +81,19 @@ def bare(planned: Plan, count: int | None = None) -> float:
     return time.perf_counter() - began
 
 
-def engine(job: Job, repeats: int) -> dict[str, Any]:
+def engine(job: ScanJob, repeats: int) -> dict[str, Any]:
     """Seconds through `scan` with a store, less those of the bare kernels before and after, by the latter."""
     planned = prepare(job)
-    run_job(replace(job, steps=2, snapshots=None, block_size=planned.block_size), progress=False)  # compiles
+    replace(job, steps=2, snapshots=None).run(progress=False, block_size=planned.block_size)  # compiles
     ratios, alone = [], [bare(planned)]
     for _ in range(repeats):
-        whole = timed(lambda out: run_job(replace(job, out=out), progress=False))
+        whole = timed(lambda out: job.run(out, progress=False))
         alone.append(bare(planned))
         ratios.append(2 * whole / sum(alone[-2:]) - 1)
     return {**record.spread(ratios), "seconds": float(np.median(alone))}
 
 
-def block(job: Job, repeats: int) -> dict[str, Any]:
+def block(job: ScanJob, repeats: int) -> dict[str, Any]:
     """Seconds of one block, from its keys to the store, less the bare kernel's, by the latter; in turn."""
     planned = prepare(job)
     rows = slice(0, planned.block_size)
@@ -112,7 +111,7 @@ def block(job: Job, repeats: int) -> dict[str, Any]:
     return record.spread(ratios)
 
 
-def crowds(tiny: bool) -> dict[str, Job]:
+def crowds(tiny: bool) -> dict[str, ScanJob]:
     """12 × 12 × 100 gases, a tenth of as many tanh networks with their levels alone, and a whole phase diagram."""
     points, seeds, steps = (2, 10, 40) if tiny else (12, 100, 10_000)
     axis = tuple(float(x) for x in np.geomspace(0.1, 1, points))
@@ -120,8 +119,14 @@ def crowds(tiny: bool) -> dict[str, Job]:
     gases = GasRun(6, temperature, seeds=seeds, steps=steps, snapshots=21, scheme="pairwise_kick")
     batches = steps // 10
     diagram = PhaseDiagram(axis, axis, seeds=seeds, epochs=10 * steps // batches, batches=batches)
-    networks = replace(replace(diagram, seeds=seeds // 10).jobs()[0], observables=())
-    return {"gases": gases.jobs()[0], "networks": networks, "diagram": diagram.jobs()[0]}
+    networks = replace(only(replace(diagram, seeds=seeds // 10)), observables=())
+    return {"gases": only(gases), "networks": networks, "diagram": only(diagram)}
+
+
+def only(experiment: GasRun | PhaseDiagram) -> ScanJob:
+    """The one scan of an experiment."""
+    (job,) = experiment.jobs(Results())
+    return job
 
 
 def timed(call: Any) -> float:
@@ -137,13 +142,13 @@ def devices(replicas: int, steps: int, repeats: int) -> dict[str, Any]:
     every = jax.local_devices()
     kinds = {"1": 1, f"{len(every)}": 1, "weak": len(every)}
     rates: dict[str, list[float]] = {name: [] for name in kinds}
-    jobs = {name: gas(replicas * times, steps).jobs()[0] for name, times in kinds.items()}
+    jobs = {name: only(gas(replicas * times, steps)) for name, times in kinds.items()}
     for name, job in jobs.items():  # each job has a dynamics, and so a program, of its own
-        run_job(job, devices=every[: 1 if name == "1" else len(every)], progress=False)
+        job.run(devices=every[: 1 if name == "1" else len(every)], progress=False)
     for _ in range(repeats):
         for name, job in jobs.items():
             used = every[: 1 if name == "1" else len(every)]
-            seconds = timed(lambda out, j=job, u=used: run_job(replace(j, out=out), u, progress=False))
+            seconds = timed(lambda out, j=job, u=used: j.run(out, devices=u, progress=False))
             rates[name].append(job.grid.size * steps / seconds)
     ratio = {name: record.spread(np.divide(r, rates["1"])) for name, r in rates.items()}
     return {"count": len(every), "rates": {k: record.spread(r) for k, r in rates.items()}, "ratios": ratio}
@@ -172,11 +177,11 @@ def member(where: str, out: str, size: str, index: str) -> None:
     coordinator, count = where.split()
     replicas, steps = map(int, size.split())
     with joined(coordinator, int(count), int(index)) as team:
-        job = gas(replicas, steps).jobs(Path(out) / "warm", 512)[0]
-        run_job(job, progress=False)
+        job = only(gas(replicas, steps))
+        job.run(Path(out) / "warm", progress=False, block_size=512)
         team.meet()
         began = time.perf_counter()
-        run_job(replace(job, out=Path(out) / "run"), progress=False)
+        job.run(Path(out) / "run", progress=False, block_size=512)
         if team.first:
             print(replicas * steps / (time.perf_counter() - began))
 
@@ -184,16 +189,16 @@ def member(where: str, out: str, size: str, index: str) -> None:
 def sizes(counts: list[int], steps: int) -> list[dict[str, float]]:
     """Microseconds a replica, megabytes of the store and of the host's memory at most, by the size of the grid."""
     found = []
-    job = gas(counts[0], steps).jobs()[0]
+    job = only(gas(counts[0], steps))
     for count in counts:
-        grid = gas(count, steps).jobs()[0].grid
+        grid = only(gas(count, steps)).grid
         sized = replace(job, grid=grid)
-        run_job(sized, progress=False)  # compiles for this size
+        sized.run(progress=False)  # compiles for this size
         bytes_ = 0
 
         def run(out: Path, sized: Any = sized) -> None:
             nonlocal bytes_
-            run_job(replace(sized, out=out), progress=False)
+            sized.run(out, progress=False)
             bytes_ = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
 
         seconds = timed(run)
@@ -206,7 +211,7 @@ def sizes(counts: list[int], steps: int) -> list[dict[str, float]]:
 
 def throughput(blocks: int, size: int) -> dict[str, float]:
     """Megabytes a second of noise into a store and out of it, in blocks of `size` replicas."""
-    planned = prepare(gas(blocks * size, 10).jobs(None, size)[0])
+    planned = prepare(only(gas(blocks * size, 10)), block_size=size)
     rng = np.random.default_rng(0)
     values = {
         name: rng.standard_normal((size, *inner)).astype(dtype) for name, (inner, dtype) in planned.arrays.items()

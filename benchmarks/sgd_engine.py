@@ -23,8 +23,8 @@ import tyro
 
 import dysonjax as dj
 from benchmarks import record
-from dysonjax import blocks
-from dysonjax.grid import Replicas
+from dysonjax.engine.grid import Replicas
+from dysonjax.kernels import products as blocks
 
 PUBLISHED_UPDATES = 1.44e12
 TORCH = importlib.util.find_spec("torch") is not None  # comes with the extra `bench`; without it its rows are left out
@@ -257,7 +257,7 @@ def against_widths(size: Size, widths: tuple[tuple[int, int], ...], peak: float)
 
 
 def against_form(size: Size) -> dict[str, float]:
-    """Updates per second with each way of writing a short sum (see `dysonjax.blocks`)."""
+    """Updates per second with each way of writing a short sum (see `dysonjax.kernels.products`)."""
     rates, chosen = {}, blocks.FORM
     for form in ("unrolled", "reduce"):
         blocks.FORM = form

@@ -1,22 +1,31 @@
 """dysonjax: how the spectra of weight matrices move while a network learns, thousands of runs at once."""
 
-from dysonjax import ensembles, laws, models, observables, scaling, schemes, spectra
-from dysonjax.analyze import analyze
-from dysonjax.cluster import Share
-from dysonjax.dynamics import Dynamics, Parameter
-from dysonjax.dyson import dyson
-from dysonjax.errors import ClusterError, InputError, StoreError
-from dysonjax.grid import Grid
-from dysonjax.langevin import dyson_of, matrix_langevin
-from dysonjax.merge import merge
-from dysonjax.monitor import SpectralMonitor
-from dysonjax.observables import Observable
-from dysonjax.potentials import Force, Quadratic, RBMPotential
-from dysonjax.scan import scan
-from dysonjax.sgd import sgd
-from dysonjax.simulate import simulate, use_all_cores
-from dysonjax.svag import svag
-from dysonjax.validity import validity
+from typing import TYPE_CHECKING
+
+from dysonjax.core.lazy import public
+
+if TYPE_CHECKING:
+    from dysonjax import ensembles, experiments, laws, models, spectra
+    from dysonjax.core import observables
+    from dysonjax.core.dynamics import Dynamics, Parameter
+    from dysonjax.core.errors import ClusterError, InputError, StoreError
+    from dysonjax.core.observables import Observable
+    from dysonjax.core.potentials import Force, Quadratic, RBMPotential
+    from dysonjax.dynamics import dyson_schemes as schemes
+    from dysonjax.dynamics.dyson_equation import dyson
+    from dysonjax.dynamics.langevin import dyson_of, matrix_langevin
+    from dysonjax.dynamics.stochastic_gradient import sgd
+    from dysonjax.dynamics.variance_amplified import svag
+    from dysonjax.engine.grid import Grid
+    from dysonjax.engine.loop import simulate
+    from dysonjax.engine.scanning import scan
+    from dysonjax.experiments.langevin_validity.assessment import validity
+    from dysonjax.runtime.devices import use_all_cores
+    from dysonjax.runtime.team import Share
+    from dysonjax.spectra import multiplets as scaling
+    from dysonjax.storage.merging import merge
+    from dysonjax.weights.monitor import SpectralMonitor
+    from dysonjax.weights.spectral_report import analyze
 
 __all__ = [
     "ClusterError",
@@ -35,6 +44,7 @@ __all__ = [
     "dyson",
     "dyson_of",
     "ensembles",
+    "experiments",
     "laws",
     "matrix_langevin",
     "merge",
@@ -50,3 +60,42 @@ __all__ = [
     "use_all_cores",
     "validity",
 ]
+
+_HOMES = {
+    "ClusterError": "dysonjax.core.errors:ClusterError",
+    "Dynamics": "dysonjax.core.dynamics:Dynamics",
+    "Force": "dysonjax.core.potentials:Force",
+    "Grid": "dysonjax.engine.grid:Grid",
+    "InputError": "dysonjax.core.errors:InputError",
+    "Observable": "dysonjax.core.observables:Observable",
+    "Parameter": "dysonjax.core.dynamics:Parameter",
+    "Quadratic": "dysonjax.core.potentials:Quadratic",
+    "RBMPotential": "dysonjax.core.potentials:RBMPotential",
+    "Share": "dysonjax.runtime.team:Share",
+    "SpectralMonitor": "dysonjax.weights.monitor:SpectralMonitor",
+    "StoreError": "dysonjax.core.errors:StoreError",
+    "analyze": "dysonjax.weights.spectral_report:analyze",
+    "dyson": "dysonjax.dynamics.dyson_equation:dyson",
+    "dyson_of": "dysonjax.dynamics.langevin:dyson_of",
+    "ensembles": "dysonjax.ensembles",
+    "experiments": "dysonjax.experiments",
+    "laws": "dysonjax.laws",
+    "matrix_langevin": "dysonjax.dynamics.langevin:matrix_langevin",
+    "merge": "dysonjax.storage.merging:merge",
+    "models": "dysonjax.models",
+    "observables": "dysonjax.core.observables",
+    "scaling": "dysonjax.spectra.multiplets",
+    "scan": "dysonjax.engine.scanning:scan",
+    "schemes": "dysonjax.dynamics.dyson_schemes",
+    "sgd": "dysonjax.dynamics.stochastic_gradient:sgd",
+    "simulate": "dysonjax.engine.loop:simulate",
+    "spectra": "dysonjax.spectra",
+    "svag": "dysonjax.dynamics.variance_amplified:svag",
+    "use_all_cores": "dysonjax.runtime.devices:use_all_cores",
+    "validity": "dysonjax.experiments.langevin_validity.assessment:validity",
+}
+
+__version__ = "0.1.0"
+
+if not TYPE_CHECKING:  # or a type checker would accept any name
+    __getattr__, __dir__ = public(__name__, _HOMES)

@@ -38,12 +38,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dysonjax.dynamics import Dynamics, Parameter, lift
-from dysonjax.observables import Variable, snapshot
+from dysonjax.core.dynamics import Dynamics, Parameter, lift
+from dysonjax.core.observables import Variable, snapshot
 
 FIRST = {
     f"test_{name}.py"
-    for name in ("cluster", "laws", "store", "on_device", "schemes", "dyson", "old_runs", "scan", "training")
+    for name in ("team", "laws", "store", "on_device", "dyson_schemes", "dyson", "old_runs", "scanning", "training")
 }
 """Files that take the longest: the workers begin with them, so that both end at the same time."""
 
@@ -57,12 +57,17 @@ def slow_tests(table):
     }
 
 
+def name_of(item):
+    """`test_grid.py::test_x[1]`, as the table has it: no two files have the same name."""
+    return item.nodeid[item.nodeid.index(item.path.name) :]
+
+
 def pytest_collection_modifyitems(config, items):
     """Mark what the table of slow tests lists; a slow test that it lacks, or a row without a test, is an error."""
     listed = slow_tests((Path(__file__).parent / "SLOW.md").read_text())
     unused = set(listed)
     for item in items:
-        place = item.nodeid.removeprefix("tests/")
+        place = name_of(item)
         rows = {name for name, pattern in listed.items() if pattern.fullmatch(place)}
         unused -= rows
         if rows:
@@ -70,7 +75,7 @@ def pytest_collection_modifyitems(config, items):
         elif item.get_closest_marker("slow"):
             raise pytest.UsageError(f"{place} is slow: expected a row in tests/SLOW.md that says what it proves")
     items.sort(key=lambda item: item.path.name not in FIRST)  # stable
-    whole = {item.nodeid.split("::")[0].removeprefix("tests/") for item in items}
+    whole = {item.path.name for item in items}
     stale = sorted(name for name in unused if name.split("::")[0] in whole)
     if stale and not any("::" in word for word in config.args):
         raise pytest.UsageError(f"tests/SLOW.md lists no test: {', '.join(stale)}")

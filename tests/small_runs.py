@@ -48,7 +48,7 @@ def command(*words: str, out: Path) -> dict[str, np.ndarray]:
 
     import zarr
 
-    from dysonjax.cli import main
+    from dysonjax.cli.app import main
 
     with (out.parent / "said.txt").open("w") as said, redirect_stdout(said), without_drawing():
         if code := main([*words, "--out", str(out)]):
@@ -83,7 +83,7 @@ def phase_diagram(out: Path) -> Arrays:
 
 
 def gas(out: Path) -> Arrays:
-    return command("simulate", "--levels", "6", "--temperature", "0.1,1", "--seeds", "33", "--steps", "60", out=out)
+    return command("gas", "--levels", "6", "--temperature", "0.1,1", "--seeds", "33", "--steps", "60", out=out)
 
 
 def gas_of_scheme(scheme: str, **given: Any) -> Callable[[Path], Arrays]:
@@ -170,9 +170,10 @@ def scaling(out: Path) -> Arrays:
 
 
 def bbp(out: Path) -> Arrays:
-    from dysonjax.papers.bbp import BBPRun
+    from dysonjax.experiments import BBPRun, run
 
-    return dataset(BBPRun(rows=8, columns=16, learning_rate=(0.2, 0.5, 0.8), steps=(1, 2), seeds=9).run(progress=False))
+    small = BBPRun(rows=8, columns=16, learning_rate=(0.2, 0.5, 0.8), steps=(1, 2), seeds=9)
+    return dataset(run(small, progress=False).only)
 
 
 def gpt(out: Path) -> Arrays:
@@ -183,13 +184,13 @@ def gpt(out: Path) -> Arrays:
 
 
 def gpt_grid(out: Path) -> Arrays:
-    from dysonjax.papers.gpt_scaling import GPTScalingRun
+    from dysonjax.experiments import GPTScalingRun, run
 
     text = str(text_beside(out))
-    run = GPTScalingRun(
+    grid = GPTScalingRun(
         "adamw", (1e-3, 2e-3, 4e-3), (2, 4, 8), windows=40, seeds=2, text=text, layers=1, channels=8, context=8
     )
-    return dataset(run.run(progress=False))
+    return dataset(grid.joined(run(grid, progress=False)))
 
 
 def text_beside(out: Path) -> Path:

@@ -1,112 +1,87 @@
-"""What holds everywhere in the package, read from its source: floors of imports, no print, docstrings everywhere."""
+"""What holds everywhere in the package: floors of imports, no circles, no print, docstrings, what is public."""
 
 import ast
 import functools
+import types
 from pathlib import Path
 
+import grimp
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "dysonjax"
+import dysonjax
+
+PACKAGE = Path(__file__).parents[1] / "dysonjax"
 
 FLOORS = [
-    {"errors", "aborts"},
-    {"text"},
-    {"dynamics", "blocks", "laws"},
-    {"spectra"},
-    {"ensembles", "weights"},
-    {"noise", "potentials"},
-    {"schemes"},
-    {"observables", "scaling", "bulk", "tails"},
-    {"analyze"},
-    {"models"},
-    {"moments", "gradients"},
-    {"sgd", "dyson"},
-    {"langevin", "svag", "verdicts"},
-    {"simulate"},
-    {"grid", "header", "places", "stored", "progress"},
-    {"store", "processes", "planning"},
-    {"cluster"},
-    {"scan"},
-    {"merge", "forecast", "records"},
-    {"plots", "check", "validity", "monitor", "checkpoints"},
-    {"training"},
-    {"papers", "gas"},
-    {"gas_figures"},
-    {"console"},
-    {"cli_cluster", "cli_gpt"},
-    {"cli_scaling", "cli_weights"},
     {"cli"},
-    {"__init__"},
+    {"experiments"},
+    {"dynamics"},
+    {"models", "engine", "weights"},
+    {"spectra", "ensembles", "storage"},
+    {"kernels", "laws", "runtime"},
+    {"core"},
 ]
-"""A module imports from lower floors only; a folder is one module, and within it order is its own affair."""
+"""A room imports from the floors below it and from itself only. `dysonjax` itself imports from all."""
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(), name) for name, path in FILES.items()}
-LEVEL = {module: level for level, floor in enumerate(FLOORS) for module in floor}
 
 
-def module(name):
-    """`models` for `models/base.py`, `scan` for `scan.py`."""
-    return name.split("/")[0].removesuffix(".py")
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph("dysonjax", cache_dir=None)
 
 
-def imported(tree):
-    """First part behind `dysonjax.` of everything the source imports from the package."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            names = [node.module]
-            if node.module == "dysonjax":
-                names = [f"dysonjax.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            if name == "dysonjax":
-                yield "__init__"
-            elif name.startswith("dysonjax."):
-                part = name.split(".")[1]
-                yield part if part in {module(n) for n in FILES} else "__init__"
+def climbs(graph):
+    """Chains of imports that do not go down, as (importer, imported)."""
+    found = graph.find_illegal_dependencies_for_layers(layers=FLOORS, containers={"dysonjax"})
+    return sorted((one.importer, one.imported) for one in found)
 
 
-def climbs(name, tree):
-    """Imports of `name` that do not go down."""
-    own = module(name)
-    return sorted({other for other in imported(tree) if other != own and LEVEL[other] >= LEVEL[own]})
+def test_every_room_has_its_floor(graph):
+    rooms = {name.removeprefix("dysonjax.") for name in graph.find_children("dysonjax")}
+    assert rooms == set().union(*FLOORS)
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 15
 
 
-def test_every_module_has_its_floor():
-    assert {module(name) for name in FILES} <= set(LEVEL)
-    assert sum(map(len, FLOORS)) == len(LEVEL)
+def test_imports_go_down(graph):
+    assert climbs(graph) == []
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_imports_go_down(name):
-    assert climbs(name, TREES[name]) == []
+def test_imports_go_in_no_circle(graph):
+    for room in ("dysonjax", *graph.find_children("dysonjax")):
+        assert graph.nominate_cycle_breakers(room) == set()
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "wrong"),
+    ("importer", "imported", "wrong"),
     [
-        ("errors.py", "from dysonjax.dynamics import Dynamics", ["dynamics"]),
-        ("grid.py", "def f():\n    from dysonjax import store", ["store"]),
-        ("store.py", "import dysonjax.scan as s", ["scan"]),
-        ("scan.py", "from dysonjax import Grid", ["__init__"]),
-        ("scan.py", "import dysonjax", ["__init__"]),
-        ("models/base.py", "from dysonjax.sgd import sgd\nfrom dysonjax.models import tanh_network", ["sgd"]),
-        ("cli.py", "from dysonjax.papers import phase_diagram\nimport numpy", []),
+        ("core.errors", "dynamics.langevin", [("dysonjax.core", "dysonjax.dynamics")]),
+        ("kernels.products", "laws", [("dysonjax.kernels", "dysonjax.laws")]),
+        ("cli.app", "core.errors", []),
     ],
 )
-def test_an_import_that_climbs_is_seen(name, source, wrong):
-    assert climbs(name, ast.parse(source)) == wrong
+def test_an_import_that_climbs_is_seen(importer, imported, wrong):
+    graph = grimp.ImportGraph()
+    for name in ("dysonjax", *(f"dysonjax.{room}" for floor in FLOORS for room in floor)):
+        graph.add_module(name)
+    graph.add_import(importer=f"dysonjax.{importer}", imported=f"dysonjax.{imported}")
+    assert climbs(graph) == wrong
+
+
+def test_a_circle_is_seen():
+    graph = grimp.ImportGraph()
+    graph.add_import(importer="dysonjax.core.a", imported="dysonjax.core.b")
+    graph.add_import(importer="dysonjax.core.b", imported="dysonjax.core.a")
+    graph.add_module("dysonjax.core")
+    assert graph.nominate_cycle_breakers("dysonjax.core")
 
 
 def prints(tree):
     return [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id in ("print", "breakpoint")]
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "cli.py"])
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("cli/")])
 def test_the_library_never_prints(name):
     assert prints(TREES[name]) == []
 
@@ -154,9 +129,13 @@ def test_what_is_missing_is_seen():
 
 
 def test_public_names_are_those_listed():
-    import dysonjax
-
     assert sorted(dysonjax.__all__) == list(dysonjax.__all__)
+    assert dir(dysonjax) == dysonjax.__all__
     for name in dysonjax.__all__:
-        value = getattr(dysonjax, name)
-        assert value.__doc__
+        assert getattr(dysonjax, name).__doc__
+
+
+def test_no_module_is_hidden_by_a_function(graph):
+    """`dysonjax.scan` is a function, so no module may have its name, at any depth."""
+    functions = {n for n in dysonjax.__all__ if not isinstance(getattr(dysonjax, n), types.ModuleType)}
+    assert sorted(name for name in graph.modules if name.rsplit(".", 1)[-1] in functions) == []

@@ -21,7 +21,7 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 import dysonjax as dj
-from dysonjax.cli import main
+from dysonjax.cli.app import main
 
 KEPT = Path(__file__).parent / "data" / "format-1"
 TEXT = "rain.txt"
@@ -216,7 +216,7 @@ def resumed(name: str, *command: str, rtol: float = 1e-3) -> None:
 
 
 def test_a_gas_goes_on():
-    resumed("gas", "simulate", "--resume", "RUN")
+    resumed("gas", "gas", "--resume", "RUN")
     assert differences(report(), (KEPT / "gas.txt").read_text()) == []
 
 

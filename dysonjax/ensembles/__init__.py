@@ -12,14 +12,7 @@ first. Every function takes a key first, and `shape` for as many independent sam
 
 from dysonjax.ensembles.beta import hermite_levels, laguerre_levels
 from dysonjax.ensembles.log_gas import LogGas, log_gas
-from dysonjax.ensembles.matrices import (
-    circular,
-    eigenphases,
-    gaussian,
-    matrix_ou_jump,
-    rectangular_ou_jump,
-    wishart,
-)
+from dysonjax.ensembles.matrices import circular, eigenphases, gaussian, matrix_ou_jump, rectangular_ou_jump, wishart
 
 __all__ = [
     "LogGas",

@@ -13,8 +13,8 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from dysonjax.errors import require, whole
-from dysonjax.spectra.tridiagonal import bidiagonal_singular_values, tridiagonal_eigenvalues
+from dysonjax.core.errors import require, whole
+from dysonjax.kernels.tridiagonal import bidiagonal_singular_values, tridiagonal_eigenvalues
 
 
 def hermite_levels(

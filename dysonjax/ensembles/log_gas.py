@@ -11,7 +11,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from dysonjax.errors import InputError, require, shown, whole
+from dysonjax.core.errors import InputError, require, shown, whole
 
 ACCEPTANCE = 0.8
 """Acceptance rate that the step size is adapted to (Beskos et al., Bernoulli 19, 1501 (2013): 0.65 … 0.9)."""

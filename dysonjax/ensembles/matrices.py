@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Complex, Float, Inexact, PRNGKeyArray
 
-from dysonjax.errors import require, whole
+from dysonjax.core.errors import require, whole
 
 
 def gaussian(

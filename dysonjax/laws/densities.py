@@ -8,7 +8,7 @@ import numpy as np
 from jax.scipy.special import erf
 from jaxtyping import Array, ArrayLike, Float
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 from dysonjax.laws.base import Fit, Law, check_finite, check_positive, invert, real, record, static
 from dysonjax.laws.likelihood import maximum_likelihood, moments_fit, observations
 from dysonjax.laws.multiplet import multiplet
@@ -257,23 +257,23 @@ class GeneralisedSemicircle(Law):
             require(value.shape in [(len(sizes),), () if name == "sigma" else None], name, value, "one for each size")
             object.__setattr__(self, name, value)
 
-    def pdf(self, x):
+    def pdf(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
         return sum(w * multiplet(n).pdf((real(x) - c) / s) / s for n, w, c, s in self._parts())
 
-    def cdf(self, x):
+    def cdf(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
         return sum(w * multiplet(n).cdf((real(x) - c) / s) for n, w, c, s in self._parts())
 
     @property
-    def mean(self):
+    def mean(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         return sum(w * c for _, w, c, _ in self._parts())
 
     @property
-    def variance(self):
+    def variance(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         mean = self.mean
         return sum(w * ((c - mean) ** 2 + s**2 * (n + 1) / 2) for n, w, c, s in self._parts())
 
     @property
-    def support(self):
+    def support(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.mean - jnp.inf, self.mean + jnp.inf
 
     def bracket(self):

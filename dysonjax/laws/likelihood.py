@@ -11,7 +11,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 from dysonjax.laws.base import Fit, check, real
 
 ITERATIONS = 60

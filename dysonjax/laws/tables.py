@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.interpolate import make_interp_spline
 
 DEGREE = 7
 """Of the spline: the error falls with the eighth power of the grid's step."""
@@ -41,6 +40,8 @@ class Table(NamedTuple):
 
 def table(grid: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"], integrated: bool = False) -> Table:
     """The spline through `values` at an even `grid`, or its integral from the start of the grid."""
+    from scipy.interpolate import make_interp_spline
+
     spline = make_interp_spline(grid, values, k=DEGREE)
     if integrated:
         spline = spline.antiderivative()

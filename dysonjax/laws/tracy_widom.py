@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import airy
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 from dysonjax.laws.base import Law, real, record, static
 from dysonjax.laws.tables import Table, table
 

@@ -1,9 +1,17 @@
 """Models to train: what a model is (`Model`, `MomentModel`), anybody's flax module (`FlaxModel`), the papers' ones."""
 
-from dysonjax.models.base import FlaxModel, Model, MomentModel
+from typing import TYPE_CHECKING
+
+from dysonjax.core.lazy import public
+from dysonjax.core.model import Model, MomentModel
 from dysonjax.models.linear import LinearNetwork
-from dysonjax.models.rbm import RBM, GaussianRBM, scalar_field_kernel
-from dysonjax.models.tanh_network import FeedForward, TanhNetwork
+from dysonjax.models.rbm import GaussianRBM, scalar_field_kernel
+from dysonjax.models.tanh_network import TanhNetwork
+
+if TYPE_CHECKING:
+    from dysonjax.models.feed_forward import FeedForward
+    from dysonjax.models.flax_model import FlaxModel
+    from dysonjax.models.rbm_module import RBM
 
 __all__ = [
     "RBM",
@@ -16,3 +24,13 @@ __all__ = [
     "TanhNetwork",
     "scalar_field_kernel",
 ]
+
+_FLAX = {
+    "RBM": "dysonjax.models.rbm_module:RBM",
+    "FeedForward": "dysonjax.models.feed_forward:FeedForward",
+    "FlaxModel": "dysonjax.models.flax_model:FlaxModel",
+}
+"""Importing flax takes longer than all the rest."""
+
+if not TYPE_CHECKING:
+    __getattr__, _ = public(__name__, _FLAX)

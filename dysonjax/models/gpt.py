@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from dysonjax.dynamics import Hyper, Spectra
-from dysonjax.errors import require, whole
-from dysonjax.observables import Observable, Variable, snapshot
-from dysonjax.text import Text, windows
+from dysonjax.core.dynamics import Hyper, Spectra
+from dysonjax.core.errors import require, whole
+from dysonjax.core.observables import Observable, Variable, snapshot
+from dysonjax.models.text import Text, windows
 
 INIT_STD = 0.02
 """σ of every initial matrix (GPT-2); those that add to the residual stream have σ/√(2 layers)."""

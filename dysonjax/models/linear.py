@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from dysonjax.blocks import dot, matmul, matvec, matvec_transposed, sum_of_outer
-from dysonjax.errors import require, whole
-from dysonjax.models.tanh_network import FeedForward
-from dysonjax.noise import normals
-from dysonjax.potentials import LevelTheory, Quadratic, numbers_of
+from dysonjax.core.errors import require, whole
+from dysonjax.core.potentials import LevelTheory, Quadratic, numbers_of
+from dysonjax.kernels.products import dot, matmul, matvec, matvec_transposed, sum_of_outer
+from dysonjax.kernels.random_numbers import normals
 
 Weights = dict[str, Array]
 Example = tuple[Array, Array, Weights]
@@ -146,6 +145,8 @@ class LinearNetwork:
     def loss(self, params: Weights, example: Example, task: Any) -> Float[Array, ""]:
         """½|y_t − y|² for one example; its gradient, but not its value, has the example's noise."""
         x, target, noise = example
+        from dysonjax.models.feed_forward import FeedForward
+
         error = target - FeedForward(self._weights(params), "identity")(x)
         tilt = [jnp.sum(a * (params[name] - jax.lax.stop_gradient(params[name]))) for name, a in noise.items()]
         return 0.5 * jnp.sum(jnp.square(error)) + sum(tilt)

@@ -16,16 +16,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from dysonjax import spectra
-from dysonjax.blocks import cholesky, matmul, matvec, matvec_transposed, solve_upper, sum_of_outer
-from dysonjax.dynamics import Dynamics, Hyper, Parameter, one_replica
-from dysonjax.errors import require, whole
-from dysonjax.noise import normals
-from dysonjax.observables import Variable, snapshot
-from dysonjax.potentials import LevelTheory, RBMPotential
+from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, one_replica
+from dysonjax.core.errors import require, whole
+from dysonjax.core.observables import Variable, snapshot
+from dysonjax.core.potentials import LevelTheory, RBMPotential
+from dysonjax.kernels.products import cholesky, matmul, matvec, matvec_transposed, solve_upper, sum_of_outer
+from dysonjax.kernels.random_numbers import normals
 
 Params = dict[str, Array]
 Chains = Literal["persistent", "data", "exact"]
@@ -38,23 +37,6 @@ def scalar_field_kernel(sites: int, mass: float = 2.0) -> Float[np.ndarray, "N N
     """K_φ of a free scalar field on a periodic chain: eigenvalues κ_k = m² + 2 − 2 cos(2πk/N)."""
     shift = np.roll(np.eye(whole("sites", sites, 1)), 1, axis=0)
     return (mass**2 + 2) * np.eye(sites) - shift - shift.T
-
-
-class RBM(nnx.Module):
-    """The machine as a module: calling it is one Gibbs sweep φ → h → φ' of one chain."""
-
-    def __init__(self, w: Float[Array, "Nh Nv"], mass2: Float[Array, " Nv"], hidden_std: float = 1.0):
-        self.w, self.mass2, self.hidden_std = nnx.Param(w), nnx.Param(mass2), hidden_std
-
-    def __call__(self, key: PRNGKeyArray, phi: Float[Array, " Nv"]) -> Float[Array, " Nv"]:
-        to_hidden, to_visible = jax.random.split(key)
-        w, mass2, s = self.w[...], self.mass2[...], self.hidden_std
-        h = s * s * w @ phi + s * jax.random.normal(to_hidden, w.shape[:1])
-        return w.T @ h / mass2 + jax.random.normal(to_visible, phi.shape) / jnp.sqrt(mass2)
-
-    def kernel(self) -> Float[Array, "Nv Nv"]:
-        """K = diag(μ²) − σ_h² WᵀW, the inverse covariance of φ."""
-        return jnp.diag(self.mass2[...]) - self.hidden_std**2 * self.w[...].T @ self.w[...]
 
 
 class RBMState(NamedTuple):
@@ -161,9 +143,11 @@ class GaussianRBM:
         """W; its levels are the eigenvalues x of WᵀW (of WWᵀ for N_h < N_v)."""
         return {"W": params["W"]}
 
-    def module(self, params: Params) -> RBM:
+    def module(self, params: Params) -> Any:
         """The flax module with these parameters."""
         mass2 = jnp.broadcast_to(params.get("mass2", jnp.asarray(self.mass2, float)), self.visible)
+        from dysonjax.models.rbm_module import RBM
+
         return RBM(params["W"], mass2, self.hidden_std)
 
     def factor(self, params: Params) -> Float[Array, "Nv Nv R"]:

@@ -5,42 +5,20 @@ trained. Every matrix of the teacher has N(0, 1/fan-in) entries; the student sha
 start at N(0, σ_W²/fan-in), σ_W = `init_width`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dysonjax.blocks import matvec, matvec_transposed, sum_of_outer
-from dysonjax.errors import require, whole
+from dysonjax.core.errors import require, whole
+from dysonjax.kernels.products import matvec, matvec_transposed, sum_of_outer
+from dysonjax.models.activations import ACTIVATIONS, Activation
 
-Activation = Literal["tanh", "relu", "identity"]
 Weights = dict[str, Array]
-
-# each activation with its derivative, written in terms of the activation's own value
-_ACTIVATIONS: Mapping[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
-    "tanh": (jnp.tanh, lambda a: 1 - a * a),
-    "relu": (nnx.relu, lambda a: (a > 0).astype(a.dtype)),
-    "identity": (lambda z: z, jnp.ones_like),
-}
-
-
-class FeedForward(nnx.Module):
-    """y = w_n a(w_{n−1} … a(w_1 x)), no biases: the definition of the network."""
-
-    def __init__(self, weights: Sequence[Float[Array, "m n"]], activation: Activation):
-        self.weights = nnx.List([nnx.Param(w) for w in weights])
-        self.activation = activation
-
-    def __call__(self, x: Float[Array, " n"]) -> Float[Array, " outputs"]:
-        *hidden, last = self.weights
-        for w in hidden:
-            x = _ACTIVATIONS[self.activation][0](w @ x)
-        return last @ x
 
 
 @dataclass(frozen=True)
@@ -66,8 +44,8 @@ class TanhNetwork:
         require(_whole_numbers(self.hidden), "hidden", self.hidden, "a list of whole numbers, at least one")
         for name, width in (("inputs", self.inputs), ("outputs", self.outputs), *(("hidden", h) for h in self.hidden)):
             whole(name, width)
-        known = isinstance(self.activation, str) and self.activation in _ACTIVATIONS
-        require(known, "activation", self.activation, f"one of {', '.join(_ACTIVATIONS)}")
+        known = isinstance(self.activation, str) and self.activation in ACTIVATIONS
+        require(known, "activation", self.activation, f"one of {', '.join(ACTIVATIONS)}")
         valid = self.trained == "all" or (
             _whole_numbers(self.trained)
             and len(set(self.trained)) == len(self.trained)
@@ -126,8 +104,10 @@ class TanhNetwork:
         names = list(self.shapes)
         return names[names.index(self.trained_names[0]) :]
 
-    def _module(self, weights: Weights) -> FeedForward:
+    def _module(self, weights: Weights) -> Any:
         """The network from its first trained layer on; missing matrices are an error."""
+        from dysonjax.models.feed_forward import FeedForward
+
         return FeedForward([weights[n] for n in self._from_first_trained()], self.activation)
 
     def loss(self, params: Weights, example: tuple[Array, Array], task: Weights) -> Float[Array, ""]:
@@ -148,11 +128,11 @@ class TanhNetwork:
 
     def activate(self, z: Array) -> Array:
         """The activation function."""
-        return _ACTIVATIONS[self.activation][0](z)
+        return ACTIVATIONS[self.activation][0](z)
 
     def slope(self, activated: Array) -> Array:
         """The activation's derivative, in terms of its own value."""
-        return _ACTIVATIONS[self.activation][1](activated)
+        return ACTIVATIONS[self.activation][1](activated)
 
     def block_loss_and_gradient(
         self, params: Weights, examples: tuple[Array, Array], task: Weights

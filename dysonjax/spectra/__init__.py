@@ -1,6 +1,8 @@
 """Kernels on spectra: levels of stacked matrices and what is computed from them, batched on the leading axes."""
 
-from dysonjax.spectra.eigen import eigenvalues
+from dysonjax.kernels.eigenvalues import eigenvalues
+from dysonjax.kernels.singular_values import levels, levels_and_vectors
+from dysonjax.kernels.tridiagonal import bidiagonal_singular_values, tridiagonal_eigenvalues
 from dysonjax.spectra.estimates import (
     Estimate,
     bootstrap,
@@ -20,9 +22,7 @@ from dysonjax.spectra.rigidity import (
     rigidity_law,
     spectral_form_factor,
 )
-from dysonjax.spectra.singular import levels, levels_and_vectors
 from dysonjax.spectra.spacings import gaps, k_gaps, k_spacing_ratios, participation_ratios, spacing_ratios
-from dysonjax.spectra.tridiagonal import bidiagonal_singular_values, tridiagonal_eigenvalues
 from dysonjax.spectra.unfolding import (
     by_ensemble,
     by_law,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 
 
 class Estimate(NamedTuple):
@@ -20,7 +20,7 @@ class Estimate(NamedTuple):
 
     value: Any
     error: Any
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __str__(self) -> str:
         value, error = np.asarray(self.value), np.asarray(self.error)
@@ -108,8 +108,16 @@ def density(x: Float[ArrayLike, "R n"], edges: Float[ArrayLike, " b"]) -> Estima
 def ks_distance(samples: Float[ArrayLike, "..."], cdf: Callable[[Array], Array]) -> float:
     """Kolmogorov and Smirnov's sup |F_n − F| of all samples pooled."""
     x = np.sort(np.ravel(np.asarray(samples, float)))
-    wanted, rank = np.asarray(cdf(jnp.asarray(x)), float), np.arange(x.size)
-    return float(max(np.max((rank + 1) / x.size - wanted), np.max(wanted - rank / x.size)))
+    return float(ks_of_rows(np.asarray(cdf(jnp.asarray(x)), float)))
+
+
+def ks_of_rows(wanted: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
+    """sup |F_n − F| of each row of samples, given as F at the sorted samples; NaN for rows without samples."""
+    n = wanted.shape[-1]
+    if n == 0:
+        return np.full(wanted.shape[:-1], np.nan)
+    rank = np.arange(n)
+    return np.maximum((rank + 1) / n - wanted, wanted - rank / n).max(axis=-1)
 
 
 def ks_two_sample(first: Float[ArrayLike, "..."], second: Float[ArrayLike, "..."]) -> float:

@@ -3,11 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
-from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 from dysonjax import laws
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 from dysonjax.spectra.estimates import Estimate
 
 
@@ -78,6 +77,8 @@ def outliers(
 
 def _fit(log_density, values: ArrayLike, bounds: tuple[float, float], name: str) -> Estimate:
     """The parameter that maximises Σ log_density, with the sandwich error from finite differences of replica scores."""
+    from scipy.optimize import minimize_scalar
+
     x = np.asarray(values, float)
     require(x.ndim >= 1 and len(x) >= 3, name, x.shape, "at least three replicas on the first axis")
     rows = np.maximum(x.reshape(len(x), -1), np.finfo(np.float32).tiny)

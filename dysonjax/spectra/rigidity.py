@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 from scipy.special import sici
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 
 WINDOWS = 256
 """Positions of the window over which Δ₃ is averaged, evenly spaced over the spectrum."""

@@ -1,9 +1,10 @@
 """Spacings of neighbouring levels and their ratios, and how localised eigenvectors are; batched on the leading axes."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Inexact
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 
 
 def gaps(x: Float[Array, "... n"]) -> Float[Array, "... n-1"]:
@@ -25,6 +26,14 @@ def spacing_ratios(x: Float[Array, "... n"]) -> Float[Array, "... n-2"]:
     levels.
     """
     return k_spacing_ratios(x, 1)
+
+
+def mean_ratio(x: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
+    """⟨r⟩ of each spectrum in float64; NaN for fewer than three levels. In any steady order of levels."""
+    gap = np.abs(np.diff(np.asarray(x, float), axis=-1))
+    if gap.shape[-1] < 2:
+        return np.full(gap.shape[:-1], np.nan)
+    return np.mean(np.minimum(gap[..., 1:], gap[..., :-1]) / np.maximum(gap[..., 1:], gap[..., :-1]), axis=-1)
 
 
 def k_spacing_ratios(x: Float[Array, "... n"], k: int) -> Float[Array, "... n-2k"]:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
-from scipy.interpolate import LSQUnivariateSpline
 
-from dysonjax.errors import require
+from dysonjax.core.errors import require
 
 
 def by_law(x: Float[Array, "... n"], cdf: Callable[[Array], Array]) -> Float[Array, "... n"]:
@@ -34,6 +33,8 @@ def by_polynomial(x: Float[ArrayLike, "... n"], degree: int = 7) -> Float[Array,
 
 def by_spline(x: Float[ArrayLike, "... n"], knots: int = 5) -> Float[Array, "... n"]:
     """A cubic spline with `knots` inner knots at quantiles of the levels, fitted to each spectrum's own staircase."""
+
+    from scipy.interpolate import LSQUnivariateSpline
 
     def fit(u, rank):
         inner = np.quantile(u, np.linspace(0, 1, knots + 2)[1:-1])

@@ -22,13 +22,14 @@ import jax
 import numpy as np
 
 import dysonjax as dj
-from dysonjax import store, training
-from dysonjax.cli import main
-from dysonjax.header import provenance
-from dysonjax.merge import stores_in
-from dysonjax.papers.bbp import BBPRun
-from dysonjax.papers.gpt_scaling import GPTScalingRun
-from dysonjax.simulate import use_all_cores
+from dysonjax.cli.app import main
+from dysonjax.experiments import BBPRun, GPTScalingRun
+from dysonjax.experiments import run as run_experiment
+from dysonjax.experiments.gpt import training
+from dysonjax.runtime.devices import use_all_cores
+from dysonjax.storage import store
+from dysonjax.storage.merging import stores_in
+from dysonjax.storage.metadata import provenance
 from tests.test_old_runs import KEPT, TEXT, report, unpack, users_scan
 
 TEXT_OF_POEM = (
@@ -37,7 +38,7 @@ TEXT_OF_POEM = (
 MADE_HERE = ("report.txt", "figures")
 """Of a run's directory these are not kept: they are made of the rest."""
 PHASE = "phase-diagram --learning-rate 0.125,256 --init-width 0.125,2 --seeds 2 --epochs 2 --batches 5 --hidden 4,3"
-GAS = "simulate --levels 4 --temperature 0.1,1 --seeds 8 --steps 20 --dt 0.02 --snapshots 4"
+GAS = "gas --levels 4 --temperature 0.1,1 --seeds 8 --steps 20 --dt 0.02 --snapshots 4"
 STUDENT = (
     "scaling teacher-student --learning-rate 0.1,0.2 --batch-size 4,8 --level sgd,matrix,dyson --seeds 32 --time 2 "
     "--noise 0.5 --block-size 16"
@@ -58,10 +59,10 @@ COMMANDS = {
         "scaling linear --learning-rate 0.02,0.04 --batch-size 4,8 --level sgd,log-gas --teacher 2,2 --seeds 32 "
         "--time 0.4"
     ),
-    "scan-rbm": "scan rbm --learning-rate 0.02,0.04 --batch-size 4,8 --visible 4 --seeds 32 --steps 10",
+    "scan-rbm": "scaling rbm --learning-rate 0.02,0.04 --batch-size 4,8 --visible 4 --seeds 32 --steps 10",
     "gpt": GPT,
 }
-"""Runs that a command makes; `scaling`, `scan` and `gpt` go on when they are given again."""
+"""Runs that a command makes; `scaling` and `gpt` go on when they are given again."""
 BBP = BBPRun(rows=6, columns=12, learning_rate=(0.2, 0.5, 0.8), steps=(1, 2), seeds=8)
 GRID = GPTScalingRun("sgd", (0.1, 0.2, 0.4), (2, 4, 8), windows=16, seeds=2, text=TEXT, layers=1, channels=4, context=4)
 FIRST_BUCKET = dj.Share(1, 12), dj.Share(3, 12), dj.Share(5, 12)
@@ -102,10 +103,10 @@ RUNS: dict[str, Callable[[Path], object]] = {
     "gas-part-1": command("gas", "--shard", "1/2"),
     "teacher-student-unfinished": command("teacher-student", "--shard", "0/2"),
     "gpt-unfinished": interrupted_gpt,
-    "bbp": lambda run: BBP.run(run, block_size=8),
-    "bbp-unfinished": lambda run: BBP.run(run, block_size=8, share=dj.Share(0, 2)),
-    "gpt-grid": lambda run: GRID.run(run),
-    "gpt-grid-unfinished": lambda run: GRID.run(run, block_size=2, share=dj.Share(0, 2)),
+    "bbp": lambda run: run_experiment(BBP, run, block_size=8),
+    "bbp-unfinished": lambda run: run_experiment(BBP, run, block_size=8, share=dj.Share(0, 2)),
+    "gpt-grid": lambda run: run_experiment(GRID, run),
+    "gpt-grid-unfinished": lambda run: run_experiment(GRID, run, block_size=2, share=dj.Share(0, 2)),
     "user": users_scan,
     "user-unfinished": lambda run: [users_scan(run, share) for share in (dj.Share(0, 2), *FIRST_BUCKET)],
 }

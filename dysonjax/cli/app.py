@@ -1,0 +1,150 @@
+"""The command line: a command for every experiment, and `report`, `merge`, `reproduce`, `analyze` and others."""
+
+import ast
+import contextlib
+import functools
+import importlib.util
+import io
+import itertools
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+from dysonjax.core.errors import ClusterError, InputError, StoreError
+from dysonjax.experiments.known import COMMANDS, GROUP, kinds
+from dysonjax.storage.records import OWN
+
+
+class Failed(Exception):
+    """A command that has said all it found, and why that is an error."""
+
+
+OTHERS = tuple(
+    EntryPoint(name, f"dysonjax.cli.{place}:{name}", GROUP)
+    for name, place in (("reproduce", "runs"), ("report", "runs"), ("merge", "runs"), ("analyze", "weights"))
+)
+"""Commands that belong to no experiment."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 1 for directories and processes, 2 for bad input, 130 for Ctrl-C."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    words = [*(sys.argv[1:] if args is None else args)]
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return 0 if words else _refuse("command = none: expected one of those above", 2)
+    from dysonjax.runtime.devices import use_all_cores
+
+    use_all_cores()
+    try:
+        _chosen(words)()
+    except InputError as error:
+        return _refuse(str(error), 2)
+    except (StoreError, ClusterError, Failed) as error:
+        return _refuse(str(error), 1)
+    except KeyboardInterrupt as stop:
+        return _refuse(f"interrupted; {stop}" if str(stop) else "interrupted", 130)
+    return 0
+
+
+def commands() -> dict[str, EntryPoint]:
+    """All commands by name, in the order of the overview; none is loaded."""
+    runs = {name: entry for name, entry in kinds().items() if name != OWN}  # a user's own scan is made in Python
+    return {**runs, **{entry.name: entry for entry in (*COMMANDS, *OTHERS)}}
+
+
+def _chosen(words: Sequence[str]) -> Callable[[], Any]:
+    """The command asked for, its arguments read but not yet run, so that only reading them is under tyro's eye."""
+    name, *rest = words
+    found = commands()
+    if name not in found:
+        raise InputError(f"command = {name!r}: expected one of {', '.join(found)}; see dysonjax --help")
+    target = found[name].load()
+    if name in kinds():
+        from dysonjax.cli.runs import command_of, resumption_of
+
+        resumed = any(word.split("=")[0] == "--resume" for word in rest)
+        command = resumption_of(name) if resumed else command_of(name, target.options())
+        return _read(name, command, rest, target.__doc__ or "")()
+    if name in {entry.name for entry in COMMANDS}:
+        asked = _read(name, target, rest, target.__doc__ or "")
+        return lambda: _said(asked())
+    return _read(name, target, rest, target.__doc__ or "")
+
+
+def _read(name: str, command: Callable[..., Any], words: Sequence[str], text: str) -> Callable[[], Any]:
+    """The command with its arguments; tyro's boxed messages become one line."""
+    import tyro
+
+    from dysonjax.cli.options import REGISTRY
+
+    @functools.wraps(command)
+    def deferred(*args: Any, **options: Any) -> Callable[[], Any]:
+        return functools.partial(command, *args, **options)
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                deferred, prog=f"dysonjax {name}", args=[*words], config=(tyro.conf.FlagCreatePairsOff,),
+                description=_first_part(text), registry=REGISTRY,
+            )  # fmt: skip
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = _first_words(said.getvalue()).replace("settings.", "").rstrip(".")
+        raise InputError(f"{words}; see dysonjax {name} --help") from None
+
+
+def _said(report: Any) -> None:
+    """Print what a command without a run has found."""
+    from rich.console import Console
+
+    screen = Console() if sys.stdout.isatty() else Console(width=report.width)
+    for part in report.said:
+        screen.print(part, highlight=False)
+    if report.failed:
+        raise Failed(report.failed)
+
+
+def _overview() -> str:
+    """Name and summary of every command; the summaries are read from the sources, so that nothing is imported."""
+    found = commands()
+    width = max(map(len, found))
+    lines = [f"  {name:{width}}  {_summary(entry)}" for name, entry in found.items()]
+    return "\n".join(["usage: dysonjax COMMAND [OPTIONS]; dysonjax COMMAND --help", "", *lines, ""])
+
+
+def _summary(entry: EntryPoint) -> str:
+    """The first line of the docstring of what an entry point names."""
+    try:
+        spec = importlib.util.find_spec(entry.module)
+        tree = ast.parse(Path(spec.origin).read_text())  # type: ignore[arg-type, union-attr]
+    except (ImportError, AttributeError, TypeError, OSError, SyntaxError):
+        return entry.value
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == entry.attr:
+            return (ast.get_docstring(node) or entry.value).splitlines()[0]
+    return entry.value
+
+
+def _first_part(text: str) -> str:
+    """A docstring up to its list of arguments."""
+    lines = itertools.takewhile(lambda line: line.strip() != "Args:", (text or "").splitlines())
+    return "\n".join(line.strip() for line in lines).strip()
+
+
+def _first_words(box: str) -> str:
+    """What stands in a box, drawn with lines or in ASCII, between its title and its first rule."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    inside = (line.strip(" │|").strip("─-+╰╯") for line in plain.splitlines()[1:])
+    return " ".join(itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, inside)))
+
+
+def _refuse(message: str, code: int) -> int:
+    sys.stderr.write(f"dysonjax: {message}\n")
+    return code

@@ -1,0 +1,152 @@
+"""The commands about runs: one for every experiment, and `report`, `merge` and `reproduce` for all of them."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from dysonjax.cli.console import clear, show
+from dysonjax.cli.options import HERE, Machines, Place, Where
+from dysonjax.core.errors import InputError, require
+from dysonjax.engine.cost import table
+from dysonjax.experiments import recipes, running
+from dysonjax.experiments.base import Experiment
+from dysonjax.runtime.team import Team
+from dysonjax.storage.merging import listed
+from dysonjax.storage.merging import merge as merge_parts
+
+WIDTH = 150
+"""Columns of a table where there is no terminal to ask."""
+
+
+def command_of(kind: str, make: Callable[..., Experiment]) -> Callable[..., Callable[[], None]]:
+    """The command of an experiment that `make` makes of its own options."""
+
+    def command(
+        settings: Annotated[Any, tyro.conf.arg(constructor=make), tyro.conf.OmitArgPrefixes],
+        out: Place = Path("runs") / kind,
+        overwrite: bool = False,
+        resume: Place | None = None,
+        machines: Where = HERE,
+    ) -> Callable[[], None]:
+        """An experiment.
+
+        Args:
+            settings: its options.
+            out: the run's directory: results, settings and figures.
+            overwrite: replace an earlier run in that directory.
+            resume: continue the run in this directory, with its own settings.
+            machines: on which machines.
+        """
+        assert resume is None, "read by `resumption_of`"
+        return lambda: compute(settings, out, overwrite, machines, f"dysonjax {kind} --resume {out}")
+
+    return command
+
+
+def resumption_of(kind: str) -> Callable[..., Callable[[], None]]:
+    """The command of an experiment with --resume, which takes no settings."""
+
+    def command(resume: Place, machines: Where = HERE) -> Callable[[], None]:
+        """A run is continued with its own settings.
+
+        Args:
+            resume: the run's directory.
+            machines: on which machines.
+        """
+        return lambda: _resume(kind, resume, machines)
+
+    return command
+
+
+def report(run: Annotated[Place, tyro.conf.Positional]) -> None:
+    """Show a run's table and figures again from its store, without computing.
+
+    Args:
+        run: the run's directory.
+    """
+    show(run, running.report(run))
+
+
+def merge(out: Annotated[Place, tyro.conf.Positional], parts: Annotated[list[str], tyro.conf.Positional]) -> None:
+    """Bring the parts of a run together, made by --shard 0/n, 1/n, … in directories of their own.
+
+    Args:
+        out: the directory of the whole run, a new one.
+        parts: the directories of the parts.
+    """
+    blocks = merge_parts(out, parts)
+    Console().print(f"{blocks} blocks in {out}; table and figures: dysonjax report {out}", highlight=False)
+
+
+def reproduce(
+    paper: Annotated[str, tyro.conf.Positional], full: bool = False, out: Place | None = None, overwrite: bool = False,
+    machines: Where = HERE,
+) -> None:  # fmt: skip
+    """Every figure of a paper, with its numbers beside the published ones: p1, p2, p3, p4 or p5.
+
+    An interrupted run is continued by the same command again.
+
+    Args:
+        paper: which one; see the README for what each is.
+        full: the published sizes: hours on two cores.
+        out: the directory of the paper's runs (default runs/PAPER).
+        overwrite: replace earlier runs in that directory.
+        machines: on which machines.
+    """
+    place = out or Path(f"runs/{paper}")
+    with machines.team() as team:  # one for all runs
+        for name, experiment in recipes.recipes(paper, full).items():
+            if team.first:
+                Console().print(f"{recipes.PAPERS[paper]}: {name}", highlight=False)
+            compute(experiment, place / name, overwrite, machines, "the same command")
+
+
+def compute(experiment: Experiment, out: Path, overwrite: bool, machines: Machines, again: str) -> None:
+    """Compute or continue a run in `out` on all processes; the first of them reports, if all blocks are there."""
+    if machines.dry_run:
+        _say_what_it_takes(experiment, out, machines)
+        return
+    with machines.team() as team:
+        if overwrite:
+            _clear(out, team, machines)
+        try:
+            running.run(experiment, out, share=machines.share, progress=True, block_size=machines.block_size)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"what is finished is kept; continue with {again}") from None
+        if team.first and not (machines.shard and _told_missing(out, machines)):
+            report(out)
+
+
+def _resume(kind: str, place: Path, machines: Machines) -> None:
+    found = running.experiment_of(place)
+    require(found.kind == kind, "resume", str(place), f"a run of dysonjax {kind}, this is one of {found.kind}")
+    compute(found, place, False, machines, f"dysonjax {kind} --resume {place}")
+
+
+def _clear(out: Path, team: Team, machines: Machines) -> None:
+    """Remove an earlier run, once for all processes."""
+    if machines.shard is not None:
+        raise InputError("overwrite = True: expected no --overwrite with --shard, others may be at work there")
+    team.one_first(lambda: clear(out) if team.first else None)
+
+
+def _say_what_it_takes(experiment: Experiment, out: Path, machines: Machines) -> None:
+    processes = (machines.processes or 1) * machines.share.count
+    found = running.forecasts(experiment, out, shares=processes, block_size=machines.block_size)
+    screen = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    screen.print(table(found, processes))
+
+
+def _told_missing(out: Path, machines: Machines) -> bool:
+    missing, total = running.unfinished(out)
+    if missing:
+        Console().print(
+            f"Shard {machines.share} is finished. Of the run's {total} blocks, those of other shards are missing in "
+            f"{out}: {listed(missing)}. When all are done: dysonjax report {out}, or dysonjax merge OUT PART… first.",
+            highlight=False,
+        )  # fmt: skip
+    return bool(missing)

@@ -1,0 +1,58 @@
+"""The command about saved weights: `dysonjax analyze`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from dysonjax.core.errors import StoreError
+from dysonjax.runtime.progress import progress_bar
+from dysonjax.weights.spectral_report import analyze as report_of
+from dysonjax.weights.spectral_report import table
+
+PARTS = 10_000
+"""Of the progress bar, which learns the number of matrices on the way."""
+WIDTH = 200
+"""Columns of the table where there is no terminal to ask."""
+
+
+def analyze(
+    weights: Annotated[Path, tyro.conf.Positional],
+    trained: Annotated[Path | None, tyro.conf.Positional] = None,
+    pattern: str = "*",
+    vectors: bool = False,
+    key: int = 0,
+    out: Path | None = None,
+) -> None:
+    """What the spectra of saved weights say: bulk, outliers, tails and spacings, one row for each matrix.
+
+    Args:
+        weights: .npz, .safetensors (a PyTorch state dict too) or an orbax directory.
+        trained: the same weights later; the first file then holds the initial ones they are compared with.
+        pattern: names of the matrices to look at, with wildcards.
+        vectors: also the participation ratios of singular vectors, which takes twice as long.
+        key: base of the random numbers of bootstraps.
+        out: a directory for the table (`report.txt`) and all numbers (`spectra.csv`).
+    """
+    now, initial = (weights, None) if trained is None else (trained, weights)
+    with progress_bar("matrices", PARTS, rate=False) as bar:
+        told = 0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal told
+            bar.advance(PARTS * done // total - told)
+            told = PARTS * done // total
+
+        ds = report_of(now, initial, pattern, vectors=vectors, key=key, progress=advance)
+    shown = table(ds)
+    (Console() if sys.stdout.isatty() else Console(width=WIDTH)).print(shown)
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with (out / "report.txt").open("w") as file:
+                Console(file=file, width=WIDTH).print(shown)
+            ds.to_dataframe().to_csv(out / "spectra.csv")
+        except OSError as error:
+            raise StoreError(f"{out}: cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,134 @@
+"""What a model provides to be trained, and what some models can do besides, each as a protocol to ask for."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dysonjax.core.dynamics import Dynamics
+from dysonjax.core.potentials import LevelTheory
+
+
+class Model(Protocol):
+    """What `sgd` needs to know of a model. All functions are pure and speak of one replica.
+
+    - `task(key)`: what is fixed for a replica's whole life (a teacher, frozen layers), drawn once;
+    - `init(key, task, init_width)`: the trained parameters, any pytree; `init_width` σ_W scales the initial matrices;
+    - `sample(key, num, task)`: `num` independent examples, a pytree with leading axis `num`;
+    - `loss(params, example, task)`: a scalar for one example;
+    - `matrices(params)`: the weight matrices to watch, {name: [m, n]};
+    - `examples`: how many distinct examples there are, None for an endless source;
+    - `config`: JSON that says what the model is.
+
+    A model may also have `block_loss_and_gradient(params, examples, task)` for arrays that end with an axis of
+    replicas: an optimisation of the mean of `loss` over the batch, [B, …, R] examples, and of its gradient.
+    """
+
+    @property
+    def examples(self) -> int | None: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    def task(self, key: PRNGKeyArray) -> PyTree: ...
+    def init(self, key: PRNGKeyArray, task: PyTree, init_width: Float[Array, ""]) -> PyTree: ...
+    def sample(self, key: PRNGKeyArray, num: int, task: PyTree) -> PyTree: ...
+    def loss(self, params: PyTree, example: PyTree, task: PyTree) -> Float[Array, ""]: ...
+    def matrices(self, params: PyTree) -> Mapping[str, Array]: ...
+
+
+class MomentModel(Protocol):
+    """A model whose batch gradient knows its batch only through one second moment S = (1/|B|) Σ_b z_b z_bᵀ [d, d].
+
+    The z_b ∈ R^d are independent standard normal vectors, from which the model makes its examples. So a batch can be
+    drawn as one Wishart matrix whatever its size (`sgd` with `sampling="wishart"`), the population's gradient is that
+    at S = 1, and the Langevin equation with the exact noise has S = 1 + G/√|B|, where G is symmetric and Gaussian with
+    variance 1 off the diagonal and 2 on it. Functions speak of a block: replicas R on the last axis of every array.
+
+    - `gaussians`: d;
+    - `moment_gradient(params, moment, task)`: the batch's gradient [..., R] for S [d, d, R];
+    - `gradient_noise(keys)`: one example's injected noise for keys [R], a Gaussian pytree like the parameters, or None;
+      a batch of |B| has it over √|B| in addition to `moment_gradient`;
+    - `init`, `task`, `matrices`, `config` as in `Model`, of one replica.
+    """
+
+    @property
+    def gaussians(self) -> int: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    def task(self, key: PRNGKeyArray) -> PyTree: ...
+    def init(self, key: PRNGKeyArray, task: PyTree, init_width: Float[Array, ""]) -> PyTree: ...
+    def moment_gradient(self, params: PyTree, moment: Float[Array, "d d R"], task: PyTree) -> PyTree: ...
+    def gradient_noise(self, keys: PRNGKeyArray) -> PyTree | None: ...
+    def matrices(self, params: PyTree) -> Mapping[str, Array]: ...
+
+
+@runtime_checkable
+class HasLoss(Protocol):
+    """A loss of one example, as `Model` has it."""
+
+    def loss(self, params: PyTree, example: PyTree, task: PyTree) -> Float[Array, ""]: ...
+
+
+@runtime_checkable
+class HasBlockGradient(Protocol):
+    """Mean loss and gradient of a batch for replicas on the last axis, written by hand; see `Model`."""
+
+    def block_loss_and_gradient(
+        self, params: PyTree, examples: PyTree, task: PyTree
+    ) -> tuple[Float[Array, " R"], PyTree]: ...
+
+
+@runtime_checkable
+class HasMoments(Protocol):
+    """The batch's gradient from one second moment; see `MomentModel`."""
+
+    @property
+    def gaussians(self) -> int: ...
+    def moment_gradient(self, params: PyTree, moment: Float[Array, "d d R"], task: PyTree) -> PyTree: ...
+
+
+@runtime_checkable
+class HasExampleGradients(Protocol):
+    """Gradients [num, …] of `num` independent examples, of one replica."""
+
+    def example_gradients(self, key: PRNGKeyArray, params: PyTree, num: int, task: PyTree) -> PyTree: ...
+
+
+@runtime_checkable
+class HasOwnDynamics(Protocol):
+    """Trained as the model itself prescribes, for example by contrastive divergence."""
+
+    def dynamics(self) -> Dynamics: ...
+
+
+@runtime_checkable
+class HasLevelTheory(Protocol):
+    """Drift, coupling and fixed points of the levels in closed form; raises `InputError` where there are none."""
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    def level_theory(self) -> LevelTheory: ...
+
+
+@runtime_checkable
+class HasInitWidth(Protocol):
+    """A default of the width σ_W of initial weights; it is 1 for other models."""
+
+    @property
+    def init_width(self) -> float: ...
+
+
+def block_gradient_of(model: Any) -> Callable[..., tuple[Array, PyTree]] | None:
+    """The model's `block_loss_and_gradient`, None where it has none."""
+    return model.block_loss_and_gradient if isinstance(model, HasBlockGradient) else None
+
+
+def default_init_width(model: Any) -> float:
+    """σ_W where the grid gives none."""
+    return model.init_width if isinstance(model, HasInitWidth) else 1.0
+
+
+def mean_loss(model: Model, params: PyTree, examples: PyTree, task: PyTree) -> Float[Array, ""]:
+    """Mean of the model's loss over examples with a leading axis."""
+    return jnp.mean(jax.vmap(lambda example: model.loss(params, example, task))(examples))

@@ -1,0 +1,1 @@
+"""How a replica moves: SGD in its variants, and the Langevin equations of matrices and of their levels."""

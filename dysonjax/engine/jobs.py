@@ -1,0 +1,98 @@
+"""What a run is made of: jobs, each with a name, a cost, and results in a directory of its own."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from dysonjax.runtime.progress import Bar
+from dysonjax.runtime.team import WHOLE, Share
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from dysonjax.engine.cost import Forecast, Measured
+
+
+class Job(Protocol):
+    """A part of a run that is computed on its own: a scan, or the training of one network."""
+
+    @property
+    def name(self) -> str:
+        """Its place in the run's directory; "" is that directory itself, for a run of one job."""
+        ...
+
+    @property
+    def cost(self) -> int:
+        """Replica-updates."""
+        ...
+
+    def run(
+        self, place: Path | None, share: Share = WHOLE, progress: bool | Bar | None = None,
+        block_size: int | None = None, before: Callable[[], None] = lambda: None,
+    ) -> "xr.Dataset | None":  # fmt: skip
+        """Compute it, or continue what `place` holds of it; None keeps the results in memory alone.
+
+        `before` is called when the arguments are found good and nothing is written yet. Returns None where another
+        share or process computes all of it.
+        """
+        ...
+
+    def open(self, place: Path) -> "xr.Dataset":
+        """The results that `place` holds, finished or not, without computing; raises `StoreError`."""
+        ...
+
+    def missing(self, place: Path) -> tuple[list[str], int]:
+        """Names of the blocks that `place` lacks, and how many blocks there are."""
+        ...
+
+    def forecast(
+        self, place: Path | None, known: "dict[str, Measured]", shares: int = 1, block_size: int | None = None
+    ) -> "Forecast | None":
+        """What it would cost; None where nothing tells before it runs. `known`: what was measured for other jobs."""
+        ...
+
+
+class Results(Mapping[str, "xr.Dataset"]):
+    """Datasets of a run's finished jobs by the jobs' names, in the order of the jobs.
+
+    `place`: the run's directory, None for a run in memory.
+    """
+
+    def __init__(self, place: Path | None = None) -> None:
+        self.place = place
+        self._found: dict[str, xr.Dataset] = {}
+
+    def __getitem__(self, name: str) -> "xr.Dataset":
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def only(self) -> "xr.Dataset":
+        """The dataset of a run of one job."""
+        (dataset,) = self._found.values()
+        return dataset
+
+    def add(self, job: Job, dataset: "xr.Dataset") -> None:
+        """Take up the results of a finished job."""
+        self._found[job.name] = dataset
+
+    def where(self, job: Job) -> Path | None:
+        """The directory of a job."""
+        return self.place / job.name if self.place is not None and job.name else self.place
+
+    def missing(self, jobs: Sequence[Job]) -> tuple[list[str], int]:
+        """Names of blocks not yet computed, `job:block` in a run of several jobs, and how many blocks there are."""
+        names, total = [], 0
+        for job in jobs:
+            if job.name in self:
+                continue
+            where = self.where(job)
+            blocks, count = job.missing(where) if where is not None else ([], 0)
+            names += [f"{job.name}:{block}" if job.name else block for block in blocks]
+            total += count
+        return names, total

@@ -1,0 +1,358 @@
+"""The one loop: blocks of replicas, many updates between few snapshots, the same for every `Dynamics`.
+
+Layout in memory: replicas are cut into tiles of a few, which lie on the last axis of every array, so that a tile's
+state stays in cache and every operation vectorises over it. Inside the compiled code a loop over tiles surrounds the
+loop over time, snapshots included, and every device has its share of the tiles; on a CPU every core can be a device
+(`use_all_cores`). The host drives the compiled code in calls of about a second, between which progress and interruption
+live: some tiles from the first update to the last, because a call must fetch its tiles' data from memory again, or a
+part of the updates where one tile takes longer.
+"""
+
+import bisect
+import functools
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from dysonjax.core.dynamics import Dynamics, lift
+from dysonjax.core.errors import require
+from dysonjax.core.observables import Observable, Variable
+from dysonjax.core.snapshots import check_snapshots
+from dysonjax.runtime.devices import Devices
+
+log = logging.getLogger(__name__)
+
+SECONDS_A_CHUNK = 1.0
+SNAPSHOTS_A_CHUNK = 24
+"""At most; a fixed number, because the compiled code has room for as many. The default 21 fit."""
+LARGEST_TILE = 1 << 14
+"""On an accelerator: beyond some 30 MB of states a tile leaves the second-level cache.
+
+An H100 makes 159 million updates a second of the papers' tanh network in tiles of 16,384, 115 in tiles of 65,536.
+"""
+UPDATES_A_LOOP = 16
+"""On an accelerator the host decides on every pass of a loop of unknown length: 21 µs on an H100, 8 if it is known."""
+
+NEVER = -1
+"""`diverged_step` of a replica that stayed finite."""
+
+
+class Carry(NamedTuple):
+    """What the loop carries for a tile: the state, the update at which each replica failed or `NEVER`, accumulators."""
+
+    state: PyTree
+    diverged: Array
+    accumulators: tuple[PyTree, ...]
+
+
+@dataclass
+class Program:
+    """The compiled pieces of a run; all arrays begin with the axis of tiles, which is spread over the devices."""
+
+    start: Callable[..., tuple[PyTree, Carry]]
+    """`start(keys, traced)`: what does not change, and the carry."""
+    advance: Callable[..., tuple[Carry, dict[str, Array]]]
+    """`advance(carry, keys, given, marks, span)`: updates first … last of span = (begin, end, first, last, count).
+
+    Of each device's tiles begin … end, towards `count` of the marks, one after the other, with a record
+    [tile, mark, …] at each that is reached.
+    """
+    pace: float = 0.0
+    """Replica-updates a second of the last run, 0 before the first: they tell how far the next may go in one call."""
+
+
+def tile_size(dynamics: Dynamics, replicas: int, platform: str, most: int = LARGEST_TILE) -> int:
+    """Replicas a tile: fixed on a CPU, so that a replica's arithmetic never depends on its company; large elsewhere.
+
+    Eight float32 fill a vector register and keep a small network's matrices in the first-level cache. An accelerator
+    takes all `replicas` at once, as a power of two of at most `most` and `LARGEST_TILE`.
+    """
+    if platform == "cpu":
+        return dynamics.tile or (8 if dynamics.block_step else 32)
+    return 1 << min((replicas - 1).bit_length(), max(min(most, LARGEST_TILE), 1).bit_length() - 1)
+
+
+def simulate(
+    dynamics: Dynamics,
+    keys: PRNGKeyArray,
+    hyper: Mapping[str, Any],
+    steps: int,
+    *,
+    snapshots: Sequence[int] | None = None,
+    observables: Sequence[Observable] | None = None,
+    devices: Devices | None = None,
+    tile: int | None = None,
+    on_progress: Callable[[int], None] = lambda updates: None,
+) -> dict[str, np.ndarray]:
+    """Run n replicas for `steps` updates and return what they showed at each snapshot.
+
+    `keys` [n] are the replicas' random keys; `hyper` holds an array [n] for every traced hyper-parameter and an int for
+    every static one; `snapshots` are update numbers (default: 21 of them, log-spaced); `tile` replicas lie side by
+    side (default: `tile_size`); `on_progress` hears the number of replica-updates after each chunk. Returns arrays
+    [n, snapshot, …] by name, and `diverged_step` [n]: the update after which a replica was no longer finite, `NEVER`
+    (−1) otherwise. Such a replica is held at its last finite state.
+    """
+    marks = check_snapshots(steps, snapshots)
+    observables = tuple(dynamics.observables if observables is None else observables)
+    devices = tuple(devices or jax.local_devices())
+    static = {name: hyper[name] for name in dynamics.static}
+    program = _program(dynamics, observables, tuple(static.items()), devices)
+
+    n = keys.shape[0]
+    tile = tile or tile_size(dynamics, -(-n // len(devices)), devices[0].platform)
+    tiles = -(-n // (tile * len(devices))) * len(devices)
+    pick = np.minimum(np.arange(tiles * tile), n - 1).reshape(tiles, tile)  # the last replica fills the last tile
+    sharding = NamedSharding(Mesh(np.array(devices), ("tiles",)), PartitionSpec("tiles"))
+    traced = {k: jnp.broadcast_to(jnp.asarray(v), (n,))[pick] for k, v in hyper.items() if k not in static}
+    keys, traced = jax.device_put((keys[pick], traced), sharding)
+
+    recorded: dict[str, np.ndarray] = {}
+
+    def keep(values: Mapping[str, Array], begin: int, end: int, first: int, past: int) -> None:
+        for name, leaf in values.items():
+            if name not in recorded:
+                recorded[name] = np.empty((tiles, tile, len(marks), *leaf.shape[2:-1]), leaf.dtype)
+            for shard in leaf.addressable_shards:  # on a CPU these are no copies
+                own = shard.index[0].start or 0
+                seen = np.asarray(shard.data)[begin:end, : past - first]
+                recorded[name][own + begin : own + end, :, first:past] = np.moveaxis(seen, -1, 1)
+
+    started = time.perf_counter()
+    given, carry = program.start(keys, traced)
+    each, wanted = tiles // len(devices), program.pace * SECONDS_A_CHUNK  # tiles a device, replica-updates a call
+    for begin, end in _shares(each, wanted / (steps * tile * len(devices))):
+        count = int(np.clip(n - tile * np.arange(begin, tiles, each), 0, tile * (end - begin)).sum())
+        done, mark, chunk = 0, 0, max(1, int(wanted / max(count, 1)))
+        while done < steps:
+            ahead = marks[mark : mark + SNAPSHOTS_A_CHUNK]
+            first, done = done, min(done + chunk, ahead[-1])
+            room = np.resize(np.array(ahead, np.int32), SNAPSHOTS_A_CHUNK)
+            span = np.array([begin, end, first, done, bisect.bisect_left(ahead, done) + 1], np.int32)
+            began = time.perf_counter()
+            carry, values = program.advance(carry, keys, given, room, span)
+            jax.block_until_ready(carry.diverged)
+            rate = (done - first) / (time.perf_counter() - began)
+            reached = bisect.bisect_right(marks, done)
+            keep(values, begin, end, mark, reached)
+            on_progress((done - first) * count)
+            mark, chunk = reached, max(1, min(8 * max(chunk, done - first), int(rate * SECONDS_A_CHUNK)))
+    program.pace = n * steps / (time.perf_counter() - started)
+    recorded["diverged_step"] = np.moveaxis(np.asarray(carry.diverged), -1, 1)
+    return {name: leaf.reshape(tiles * tile, *leaf.shape[2:])[:n] for name, leaf in recorded.items()}
+
+
+def _shares(tiles: int, most: float) -> list[tuple[int, int]]:
+    """Tiles begin … end of a device, in equal shares of at most `most` (at least one; all when nothing is known)."""
+    count = -(-tiles // max(1, int(most))) if most else 1
+    cuts = [tiles * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+class Layout(NamedTuple):
+    """What a run will hand back and hold, found without computing anything."""
+
+    arrays: dict[str, tuple[tuple[int, ...], np.dtype]]
+    variables: dict[str, Variable]
+    bytes_a_replica: int
+
+
+def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping[str, Any]) -> Layout:
+    """Shapes [behind replica and snapshot], dtypes, labels of all recorded arrays, and the memory a replica needs."""
+    static = {name: hyper[name] for name in dynamics.static}
+    traced = {k: jnp.zeros(1, _dtype(v)) for k, v in hyper.items() if k not in static}
+    tile = _Tile(dynamics, tuple(observables), static)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+
+    def everything(keys, traced):
+        given, carry = tile.start(keys, traced)
+        return given, carry, tile.values(carry, given)[0], lift(dynamics.spectra)(carry.state)
+
+    given, carry, values, spectra = jax.eval_shape(everything, keys, traced)
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((given, carry)) if hasattr(x.dtype, "itemsize"))
+    names = level_names(spectra)
+    variables = {
+        name: Variable((("level" if name == "levels" else f"level_{matrix}"),), f"eigenvalues of W Wᵀ, W = {matrix}")
+        for matrix, name in names.items()
+    }
+    for observable in observables:
+        for name, variable in observable.variables.items():
+            require(name not in variables and name != "diverged_step", "observables", name, "names that differ")
+            variables[name] = variable
+    arrays = {name: (tuple(v.shape[:-1]), np.dtype(v.dtype)) for name, v in values.items()}
+    for name, (shape, _) in arrays.items():
+        require(name in variables, "observables", name, "a `Variable` for every recorded value")
+        require(len(variables[name].dims) == len(shape), name, variables[name].dims, f"a name for each axis of {shape}")
+    return Layout(arrays, variables, size)
+
+
+def level_names(spectra: Mapping[str, Any]) -> dict[str, str]:
+    """The recorded name for each matrix: `levels` when there is one matrix, `levels_<matrix>` otherwise."""
+    return {matrix: "levels" if len(spectra) == 1 else f"levels_{matrix}" for matrix in spectra}
+
+
+class _Tile(NamedTuple):
+    """The loop for one tile: arrays end with the axis of replicas, `hyper` arrays and `keys` are [R].
+
+    `together`: updates of a loop whose length the compiler knows.
+    """
+
+    dynamics: Dynamics
+    observables: tuple[Observable, ...]
+    static: Mapping[str, int]
+    together: int = 1
+
+    def start(self, keys, traced):
+        roots = lift(lambda key: jax.random.split(key, 2))(keys)
+        given = {**traced}
+        given["data"] = self._lift(self.dynamics.data)(roots[0], given)
+        state = self._lift(self.dynamics.init)(roots[1], given)
+        view = self._view(state, given)
+        accumulators = tuple(self._for_tile(o, o.init)(*view) for o in self.observables)
+        diverged = jnp.where(lift(self.dynamics.healthy)(state), NEVER, 0).astype(jnp.int32)
+        return given, Carry(state, diverged, accumulators)
+
+    def advance(self, carry, keys, look, marks, span):
+        """`look()`: what does not change, asked for at every use."""
+        first, last, count = span
+        shapes = jax.eval_shape(lambda c: self.values(c, look())[0], carry)
+        records = jax.tree.map(lambda x: jnp.zeros((len(marks), *x.shape), x.dtype), shapes)
+
+        def to_mark(m, held):
+            carry, records = held
+            begin, end = jnp.where(m == 0, first, marks[m - 1]), jnp.minimum(marks[m], last)
+            carry = _loop(begin, end, lambda i, c: self._update(i, c, keys, look()), carry, self.together)
+            return jax.lax.cond(
+                end == marks[m], lambda c, r: self._record(c, r, look(), m, end), lambda c, r: (c, r), carry, records
+            )
+
+        return jax.lax.fori_loop(0, count, to_mark, (carry, records))
+
+    def _update(self, number, carry, keys, given):
+        keys = lift(lambda key: jax.random.fold_in(key, number))(keys)
+        if self.dynamics.block_step:
+            state = self._joined(self.dynamics.block_step, step=number)(keys, carry.state, given)
+        else:
+            state = self._lift(self.dynamics.step, step=number)(keys, carry.state, given)
+        healthy = lift(self.dynamics.healthy)(state)
+        diverged = jnp.where((carry.diverged == NEVER) & ~healthy, number + 1, carry.diverged)
+        state = jax.tree.map(lambda new, old: jnp.where(diverged == NEVER, new, old), state, carry.state)
+
+        def accumulate(observable, accumulator):
+            if not observable.update:
+                return accumulator
+
+            def update(accumulator):
+                return self._for_tile(observable, observable.update)(accumulator, *self._view(state, given))
+
+            if observable.every == 1:
+                return update(accumulator)
+            return jax.lax.cond((number + 1) % observable.every == 0, update, lambda same: same, accumulator)
+
+        return Carry(state, diverged, tuple(map(accumulate, self.observables, carry.accumulators)))
+
+    def _record(self, carry, records, given, mark, number):
+        values, healthy, accumulators = self.values(carry, given)
+        diverged = jnp.where((carry.diverged == NEVER) & ~healthy, number, carry.diverged)
+        records = jax.tree.map(lambda kept, value: kept.at[mark].set(value), records, values)
+        return Carry(carry.state, diverged, accumulators), records
+
+    def values(self, carry, given):
+        """What a snapshot shows, whether all levels are finite, and the accumulators of the next window."""
+        view = self._view(carry.state, given)
+        names = level_names(view[0])
+        values = {names[matrix]: levels for matrix, levels in view[0].items()}
+        accumulators = []
+        for observable, accumulator in zip(self.observables, carry.accumulators, strict=True):
+            recorded, accumulator = self._for_tile(observable, observable.result)(accumulator, *view)
+            values.update(recorded)
+            accumulators.append(accumulator)
+        return values, lift(all_levels_finite)(view[0]), tuple(accumulators)
+
+    def _view(self, state, given):
+        return lift(self.dynamics.spectra)(state), state, given
+
+    def _for_tile(self, observable, function):
+        return self._joined(function) if observable.of_block else self._lift(function)
+
+    def _lift(self, function, **common):
+        """`function(…, hyper)` of one replica for the tile."""
+        return lift(self._joined(function, **common))
+
+    def _joined(self, function, **common):
+        """`function(…, hyper)`, where `common` and static values, which no axis of replicas has, join `hyper`."""
+        return lambda *args: function(*args[:-1], {**args[-1], **self.static, **common})
+
+
+def _loop(begin: Array, end: Array, update: Callable[[Array, PyTree], PyTree], carry: PyTree, together: int) -> PyTree:
+    """`update(i, carry)` for i = begin … end − 1, `together` at a time in loops whose length the compiler knows."""
+    if together > 1:
+        whole = (end - begin) // together
+
+        def some(k, carry):
+            first = begin + k * together
+            return jax.lax.fori_loop(0, together, lambda i, c: update(first + i, c), carry)
+
+        carry = jax.lax.fori_loop(0, whole, some, carry)
+        begin = begin + whole * together
+    return jax.lax.fori_loop(begin, end, update, carry)
+
+
+def updates_together(device: Any) -> int:
+    """How many updates stand in one loop of known length on this device."""
+    return 1 if device.platform == "cpu" else UPDATES_A_LOOP
+
+
+def all_levels_finite(spectra: Mapping[str, Array]) -> Array:
+    """True when every level of every matrix is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in spectra.values()]))
+
+
+@functools.lru_cache(maxsize=32)
+def _program(
+    dynamics: Dynamics,
+    observables: tuple[Observable, ...],
+    static: tuple[tuple[str, int], ...],
+    devices: tuple[Any, ...],
+) -> Program:
+    tile = _Tile(dynamics, observables, dict(static), updates_together(devices[0]))
+    mesh = Mesh(np.array(devices), ("tiles",))
+    tiles, common = PartitionSpec("tiles"), PartitionSpec()
+
+    def start(keys, traced):
+        return jax.lax.map(lambda own: tile.start(*own), (keys, traced))
+
+    def advance(carry, keys, given, marks, span):
+        begin, end, *span = span
+
+        def of_tile(number, carry):
+            # an update may need one batch of a tile's data; cut out here, XLA would copy all of them in every call
+            look = lambda: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, 0, False), given)  # noqa: E731
+            return tile.advance(jax.tree.map(lambda x: x[number], carry), keys[number], look, marks, span)
+
+        def put(number, held):
+            return jax.tree.map(lambda whole, own: whole.at[number].set(own), held, of_tile(number, held[0]))
+
+        shapes = jax.eval_shape(lambda carry: of_tile(0, carry)[1], carry)
+        records = jax.tree.map(lambda x: jnp.zeros((len(keys), *x.shape), x.dtype), shapes)
+        return jax.lax.fori_loop(begin, end, put, (carry, records))
+
+    def spread(share, mapped: int, unmapped: int = 0, donate: tuple[int, ...] = ()):
+        specs = (tiles,) * mapped + (common,) * unmapped
+        return jax.jit(
+            jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=tiles, check_vma=False), donate_argnums=donate
+        )
+
+    return Program(start=spread(start, 2), advance=spread(advance, 3, 2, donate=(0,)))
+
+
+def _dtype(value: Any) -> Any:
+    return jnp.asarray(value).dtype

@@ -1,0 +1,56 @@
+"""The papers' experiments, and what runs, reads and reports any experiment."""
+
+from typing import TYPE_CHECKING
+
+from dysonjax.core.lazy import public
+from dysonjax.experiments.known import ALL
+
+if TYPE_CHECKING:
+    from dysonjax.engine.jobs import Job, Results
+    from dysonjax.engine.scanning import ScanJob
+    from dysonjax.experiments.base import Experiment, Report
+    from dysonjax.experiments.bbp.experiment import BBPRun
+    from dysonjax.experiments.gas.experiment import GasRun
+    from dysonjax.experiments.gpt.grid import GPTScalingRun
+    from dysonjax.experiments.gpt.training import GPTRun
+    from dysonjax.experiments.linear_scaling.experiment import ScalingRun
+    from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
+    from dysonjax.experiments.running import load, report, run
+
+__all__ = [
+    "ALL",
+    "BBPRun",
+    "Experiment",
+    "GPTRun",
+    "GPTScalingRun",
+    "GasRun",
+    "Job",
+    "PhaseDiagram",
+    "Report",
+    "Results",
+    "ScalingRun",
+    "ScanJob",
+    "load",
+    "report",
+    "run",
+]
+
+_HOMES = {
+    "BBPRun": "dysonjax.experiments.bbp.experiment:BBPRun",
+    "Experiment": "dysonjax.experiments.base:Experiment",
+    "GPTRun": "dysonjax.experiments.gpt.training:GPTRun",
+    "GPTScalingRun": "dysonjax.experiments.gpt.grid:GPTScalingRun",
+    "GasRun": "dysonjax.experiments.gas.experiment:GasRun",
+    "Job": "dysonjax.engine.jobs:Job",
+    "PhaseDiagram": "dysonjax.experiments.phase_diagram.experiment:PhaseDiagram",
+    "Report": "dysonjax.experiments.base:Report",
+    "Results": "dysonjax.engine.jobs:Results",
+    "ScalingRun": "dysonjax.experiments.linear_scaling.experiment:ScalingRun",
+    "ScanJob": "dysonjax.engine.scanning:ScanJob",
+    "load": "dysonjax.experiments.running:load",
+    "report": "dysonjax.experiments.running:report",
+    "run": "dysonjax.experiments.running:run",
+}
+
+if not TYPE_CHECKING:
+    __getattr__, _ = public(__name__, _HOMES)

@@ -1,0 +1,50 @@
+"""The one shape of an experiment: settings that name jobs, analyse their results and report what was found."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from dysonjax.engine.jobs import Job, Results
+
+
+class Report(NamedTuple):
+    """What a person reads: sentences and tables to print in `width` columns, and figures.
+
+    `draw(directory)` writes the figures and returns their paths. `failed`: why the command must end with an error all
+    the same, else empty.
+    """
+
+    said: Sequence[Any]
+    draw: Callable[[Path], Sequence[Path]] = lambda directory: []
+    width: int = 120
+    failed: str = ""
+
+
+class Experiment(Protocol):
+    """A frozen dataclass of settings, whose fields are numbers, strings and tuples of them.
+
+    `kind` names it in `run.json` and on the command line. `experiments.run`, `load` and `report` do the rest.
+    """
+
+    kind: ClassVar[str]
+
+    @classmethod
+    def options(cls) -> "Callable[..., Experiment]":
+        """What makes one of a command's options, which tyro reads from its signature: by default the class itself."""
+        return cls
+
+    def jobs(self, results: Results) -> Sequence[Job]:
+        """All jobs known so far, given the results of those that are finished; a run is finished when all are.
+
+        Jobs that were named before stay as they were. A function of the settings and of `results` alone, so that a
+        resumed run decides as an uninterrupted one. Most experiments ignore `results`.
+        """
+        ...
+
+    def analyse(self, results: Results) -> Any:
+        """Numbers with errors; nothing is drawn."""
+        ...
+
+    def report(self, analysis: Any) -> Report:
+        """What a person reads of them."""
+        ...

@@ -1,0 +1,1 @@
+"""A Dyson gas over temperatures and seeds, beside exact laws."""

@@ -1,0 +1,1 @@
+"""Whether the Langevin picture describes a given model."""

@@ -1,0 +1,1 @@
+"""What a user's own `dysonjax.scan` has left on disk."""

@@ -1,0 +1,65 @@
+"""A user's own `dysonjax.scan(..., out=RUN)`, read back from its directory: what was run, a table and figures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from dysonjax.core.errors import InputError
+from dysonjax.engine.jobs import Results
+from dysonjax.experiments.base import Experiment, Report
+from dysonjax.runtime.progress import Bar
+from dysonjax.runtime.team import WHOLE, Share
+from dysonjax.storage import store
+from dysonjax.storage.records import OWN
+
+
+@dataclass(frozen=True)
+class OwnScan(Experiment):
+    """A scan whose dynamics only its author's program has: it is read and reported, and continued by the same call."""
+
+    kind = OWN
+
+    def jobs(self, results: Results) -> "list[StoredScan]":
+        """The one scan, as it is stored."""
+        return [StoredScan()]
+
+    def analyse(self, results: Results) -> xr.Dataset:
+        """The results."""
+        return results.only
+
+    def report(self, analysis: xr.Dataset) -> Report:
+        """What was run, loss and largest level over the grid, level flow and maps."""
+        from dysonjax.experiments.own_scan import figures
+
+        said: Sequence[Any] = [figures.description(analysis), figures.table(analysis)]
+        return Report(said, lambda directory: figures.draw(analysis, directory), 150)
+
+
+@dataclass(frozen=True)
+class StoredScan:
+    """A job that can be opened, not computed."""
+
+    name: str = ""
+    cost: int = 0
+
+    def run(
+        self, place: Path | None, share: Share = WHOLE, progress: bool | Bar | None = None,
+        block_size: int | None = None, before: Callable[[], None] = lambda: None,
+    ) -> xr.Dataset:  # fmt: skip
+        """Refused: the dynamics is not stored."""
+        raise InputError(f"resume = {place}: expected a run of a command; continue this one with its dysonjax.scan")
+
+    def open(self, place: Path) -> xr.Dataset:
+        """The dataset of the store."""
+        return store.load(place).dataset()
+
+    def missing(self, place: Path) -> tuple[list[str], int]:
+        """Numbers of the blocks that are not finished, and how many there are."""
+        results = store.load(place)
+        return [str(number) for number in results.unfinished()], len(results.blocks())
+
+    def forecast(self, place: Path | None, known: Any, shares: int = 1, block_size: int | None = None) -> None:
+        """Nothing is left to compute."""

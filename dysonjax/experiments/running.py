@@ -1,0 +1,150 @@
+"""Running, continuing, reading and reporting any experiment."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from dysonjax.core.errors import InputError, StoreError
+from dysonjax.engine.cost import Forecast, Measured
+from dysonjax.engine.jobs import Job, Results
+from dysonjax.experiments import earlier
+from dysonjax.experiments.base import Experiment, Report
+from dysonjax.experiments.known import kinds
+from dysonjax.runtime.progress import Bar, progress_bar
+from dysonjax.runtime.team import WHOLE, Share, team
+from dysonjax.storage import locations
+from dysonjax.storage.merging import listed
+from dysonjax.storage.records import OWN, Record, compare, recall, remember
+
+Place = str | PathLike[str]
+
+
+def run(
+    experiment: Experiment,
+    out: Place | None = None,
+    *,
+    share: Share = WHOLE,
+    progress: bool | Bar | None = None,
+    block_size: int | None = None,
+) -> Results:
+    """Compute an experiment, or continue it in `out`; returns the results of its finished jobs.
+
+    Args:
+        experiment: its settings.
+        out: the run's directory or URL; None keeps the results in memory.
+        share: only this share of every job's blocks; jobs with blocks of other shares are then missing in the results.
+        progress: a bar on the terminal, by default where there is one, or a bar whose `advance` receives completed
+            replica-updates.
+        block_size: replicas that are stored and resumed together.
+
+    Raises:
+        InputError: bad settings.
+        StoreError: `out` cannot be used, or holds another run.
+
+    >>> run(PhaseDiagram(seeds=2), "runs/demo").only.levels  # doctest: +SKIP
+    """
+    place = None if out is None else locations.place(out)
+    results = Results(place)
+
+    def begin() -> None:
+        if place is not None:
+            _begin(place, experiment)
+
+    while jobs := fresh(experiment.jobs(results), results):
+        cost = sum(job.cost for job in jobs)
+        with progress_bar(experiment.kind, cost, progress if team().first else False) as bar:
+            for job in jobs:
+                where = results.where(job)
+                dataset = job.run(where, share, bar, block_size, begin)
+                if dataset is not None and (share == WHOLE or where is None or not job.missing(where)[0]):
+                    results.add(job, dataset)
+        if fresh(jobs, results):  # other shares or processes are at work on these
+            break
+    return results
+
+
+def load(out: Place) -> tuple[Experiment, Results]:
+    """The experiment of a finished run and its results; raises `StoreError`, which says how to finish an unfinished."""
+    place = locations.place(out)
+    experiment, results = experiment_of(place), Results(place)
+    while jobs := fresh(experiment.jobs(results), results):
+        missing, total = results.missing(jobs)
+        if missing:
+            again = "the same call of dysonjax.scan" if experiment.kind == OWN else _resume(experiment, place)
+            raise StoreError(
+                f"{place}: {len(missing)} blocks are not finished of {total}: {listed(missing)}; continue with {again}"
+            )
+        for job in jobs:
+            results.add(job, job.open(results.where(job) or place))
+    return experiment, results
+
+
+def report(out: Place) -> Report:
+    """What a finished run says; raises `StoreError`."""
+    experiment, results = load(out)
+    return experiment.report(experiment.analyse(results))
+
+
+def forecasts(
+    experiment: Experiment, out: Place | None = None, *, shares: int = 1, block_size: int | None = None
+) -> list[Forecast]:
+    """What the first round of jobs would take, from a few measured steps; nothing is written."""
+    results = Results(None if out is None else locations.place(out))
+    known: dict[str, Measured] = {}
+    made = (job.forecast(results.where(job), known, shares, block_size) for job in experiment.jobs(results))
+    return [found for found in made if found is not None]
+
+
+def unfinished(out: Place) -> tuple[list[str], int]:
+    """Blocks that are not finished in any job of a run, by name, and the number of all its blocks."""
+    place = locations.place(out)
+    experiment, results = experiment_of(place), Results(place)
+    return results.missing(experiment.jobs(results))
+
+
+def experiment_of(out: Place) -> Experiment:
+    """The experiment whose run a directory holds; raises `StoreError`."""
+    place = locations.place(out)
+    record = _record(place)
+    if record is None:
+        raise StoreError(f"{place}: expected the directory of a dysonjax run, but it holds no run.json")
+    found = kinds()
+    if record.kind not in found:
+        raise StoreError(f"{place}: a run of kind {record.kind!r}; expected one of {', '.join(found)}")
+    try:
+        return found[record.kind].load()(**record.settings)
+    except (TypeError, InputError) as error:
+        raise StoreError(f"{place}: not a run of kind {record.kind!r} ({error})") from error
+
+
+def settings(experiment: Experiment) -> Mapping[str, Any]:
+    """The fields of an experiment by name."""
+    return dataclasses.asdict(experiment)  # type: ignore[call-overload]
+
+
+def fresh(jobs: Sequence[Job], results: Results) -> list[Job]:
+    """The jobs without results; raises `InputError` when two have one name."""
+    names = [job.name for job in jobs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"jobs = {sorted(twice)}: expected a name for each, found one twice")
+    return [job for job in jobs if job.name not in results]
+
+
+def _begin(place: Path, experiment: Experiment) -> None:
+    """Leave the record in a directory, or find the same one there."""
+    wanted = Record(experiment.kind, settings(experiment))
+    there = recall(place)
+    if there is None and (before := earlier.record_of(place)) is not None:
+        compare(place, before, wanted)
+    else:
+        remember(place, *wanted)
+
+
+def _record(place: Path) -> Record | None:
+    return recall(place) or earlier.record_of(place)
+
+
+def _resume(experiment: Experiment, place: Path) -> str:
+    return f"dysonjax {experiment.kind} --resume {place}"

@@ -1,1 +1,0 @@
-"""One module a paper: the experiment, its estimators, its figures, made of the public pieces."""

@@ -1,0 +1,121 @@
+"""`merge`: the parts of a run that were computed without a connection between them, as one run."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dysonjax.core.errors import StoreError
+from dysonjax.storage import store
+from dysonjax.storage.locations import place, put
+from dysonjax.storage.metadata import difference
+from dysonjax.storage.records import RECORD
+from dysonjax.storage.store import Store
+
+
+def merge(out: str | os.PathLike[str], parts: Sequence[str | os.PathLike[str]]) -> int:
+    """Bring the finished blocks of all `parts` together in `out`, a new directory or an interrupted merge.
+
+    Returns the number of blocks. Raises `StoreError`, before anything is written, which names the part that is no run,
+    belongs to another run, has blocks of another size or blocks that an earlier part has too, and the blocks that no
+    part has.
+    """
+    places = [place(part) for part in parts]
+    found = [{str(p.relative_to(part)): p for p in stores_in(part)} for part in places]
+    for part, scans in zip(places, found, strict=True):
+        if not scans:
+            raise StoreError(f"{part}: expected a run of dysonjax, or a part of one")
+    records = _records(places)
+    names = sorted({name for scans in found for name in scans})
+    # a part that was killed early may lack whole scans; whether they are somewhere is seen below
+    groups = {n: [store.load(scans[n]) for scans in found if n in scans] for n in names}
+    for group in groups.values():
+        _check(group)
+    target = place(out)
+    for name, group in groups.items():
+        _bring(group, target / name if name != "." else target)
+    for name, text in records.items():
+        put(target / name, text)
+    return sum(len(group[0].blocks()) for group in groups.values())
+
+
+def stores_in(directory: Path) -> list[Path]:
+    """Directories of all scans of a run: itself, or some below it."""
+    if store.exists(directory):
+        return [directory]
+    if not directory.is_dir():
+        return []
+    return [found for p in sorted(directory.iterdir(), key=str) if p.is_dir() for found in stores_in(p)]
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+
+
+def _records(parts: Sequence[Path]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in parts:
+        for folder in {p.parent for p in stores_in(part)} | {part}:
+            record = folder / RECORD
+            if record.is_file():
+                name, text = str(record.relative_to(part)), record.read_text()
+                if found.setdefault(name, text) != text:
+                    raise StoreError(f"{part}: another run than {parts[0]} ({name} differs)")
+    return found
+
+
+def _check(group: Sequence[Store]) -> None:
+    """All parts of one scan against each other."""
+    first = group[0]
+    owner = np.full(len(first.blocks()), -1)
+    for i, part in enumerate(group):
+        found = difference(first.header.experiment, part.header.experiment)
+        if found:
+            raise StoreError(
+                f"{part.directory}: another run than {first.directory} ({found.replace('asked for', 'here')})"
+            )
+        if part.block_size != first.block_size:
+            raise StoreError(_sizes_differ(part, first))
+        done = np.setdiff1d(np.arange(len(owner)), part.unfinished())
+        twice = done[owner[done] >= 0]
+        if len(twice):
+            other = group[int(owner[twice[0]])].directory
+            raise StoreError(f"{part.directory}: overlaps {other}, which has blocks {listed([*map(str, twice)])} too")
+        owner[done] = i
+    missing = np.flatnonzero(owner < 0)
+    if len(missing):
+        shares = ", ".join(dict.fromkeys(_shares(part.header.provenance) for part in group))
+        names = listed([*map(str, missing)])
+        raise StoreError(f"{first.directory}: of {len(owner)} blocks, {names} are in none of the parts ({shares})")
+
+
+def _sizes_differ(part: Store, first: Store) -> str:
+    return (
+        f"{part.directory}: blocks of {part.block_size} replicas, but {first.directory} has {first.block_size}; "
+        "compute it with that --block-size"
+    )
+
+
+def _shares(sessions: Sequence[Mapping]) -> str:
+    found = dict.fromkeys(f"shard {s['share']}" for s in sessions if "share" in s)
+    return ", ".join(found) or "whole runs"
+
+
+def _bring(group: Sequence[Store], directory: Path) -> None:
+    first = group[0]
+    target = store.open_or_create(directory, first.header._replace(provenance=[]), first.arrays(), first.block_size)
+    if target.block_size != first.block_size:
+        raise StoreError(
+            f"{directory}: blocks of {target.block_size} replicas, but {first.directory} has {first.block_size}"
+        )
+    blocks, left = target.blocks(), set(target.unfinished())
+    for part in group:
+        fresh = sorted(left - set(part.unfinished()))
+        if fresh:
+            for session in part.header.provenance:
+                target.note(session)
+        for number in fresh:
+            target.write(*blocks[number], part.read(*blocks[number]))
+        left -= set(fresh)

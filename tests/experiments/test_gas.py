@@ -1,0 +1,121 @@
+"""`dysonjax simulate`: a gas from the command line to table and figures."""
+
+import numpy as np
+import pytest
+
+from dysonjax import spectra
+from dysonjax.cli.app import main
+from dysonjax.experiments import running
+from dysonjax.experiments.gas import experiment as gas
+from dysonjax.experiments.gas import figures as gas_figures
+from dysonjax.experiments.gas.experiment import GasRun, statistics
+from dysonjax.storage import store
+
+SMALL = ["--levels", "8", "--temperature", "0.1,1", "--seeds", "64", "--steps", "60", "--dt", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small run made by the command."""
+    out = tmp_path_factory.mktemp("gas") / "run"
+    assert main(["gas", *SMALL, "--out", str(out)]) == 0
+    return out
+
+
+def test_the_command_leaves_store_table_and_figures(finished):
+    assert (finished / "report.txt").read_text().startswith("8 levels, β = 1, after t = 6")
+    assert {p.name for p in (finished / "figures").iterdir()} == {
+        "density.png", "level_flow.png", "rigidity.png", "spacings.png",
+    }  # fmt: skip
+
+
+def test_a_stored_run_knows_its_settings(finished):
+    run = running.experiment_of(finished)
+    assert run == GasRun(levels=8, temperature=(0.1, 1.0), seeds=64, steps=60, dt=0.1)
+
+
+def test_report_and_resume_compute_nothing(finished, capsys):
+    before = (finished / "report.txt").read_text()
+    assert main(["report", str(finished)]) == 0
+    assert main(["gas", "--resume", str(finished)]) == 0
+    assert (finished / "report.txt").read_text() == before
+
+
+def test_statistics_are_those_of_the_law(finished):
+    for s in statistics(store.load(finished).dataset()):
+        square = spectra.curve((s.levels**2).sum(1))
+        assert abs(square.value - s.temperature * 36) < 5 * square.error
+        assert s.diverged == s.violations == s.unconverged == 0
+        assert abs(s.balance.value) < 5 * s.balance.error
+        assert s.spacings.mean() == pytest.approx(1, abs=0.1)
+
+
+def test_laws_of_the_density():
+    symmetric = GasRun(levels=8, stiffness=2.0, coupling=3.0, beta=2.0).density_law(0.5)
+    assert float(symmetric.support[1]) == pytest.approx(np.sqrt(2 * 2 * 8 * 0.5 * 9 / 2))
+    gram = GasRun(levels=8, geometry="gram", rows=16).density_law(0.5)
+    assert float(gram.mean) == pytest.approx(16 * 0.5)
+    assert GasRun(potential="quartic").density_law(1.0) is None
+    assert GasRun(geometry="singular").density_law(1.0) is None
+
+
+def test_ensemble_unfolding_has_unit_spacing():
+    x = np.random.default_rng(0).normal(size=(500, 7))
+    u = gas.unfold(np.sort(x)[:, ::-1])
+    assert u.mean() == pytest.approx(3.5, abs=0.01)
+    assert np.all(np.diff(u, axis=1) < 0)
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--levels 2",
+        pytest.param("--geometry gram --rows 12", marks=SLOW),  # the runs in tests/data have a gram and a singular one
+        pytest.param("--potential double-well --beta 2.5", marks=SLOW),
+    ],
+)
+def test_other_gases_have_figures_too(options, tmp_path):
+    arguments = [*SMALL, "--seeds", "40", "--steps", "5", *options.split()]
+    assert main(["gas", *arguments, "--out", str(tmp_path / "run")]) == 0
+    assert len(list((tmp_path / "run" / "figures").iterdir())) == 4
+
+
+def test_advice_tells_a_coarse_step_from_a_fine_one():
+    run = GasRun(levels=4, temperature=(1.0,), seeds=256, steps=30, dt=0.3, scheme="backward_euler")
+    assert "too coarse" in gas_figures.gas_advice(run, statistics(running.run(run).only))
+    run = GasRun(levels=4, temperature=(1.0,), seeds=256, steps=30, dt=0.3)
+    assert "No error of the step is seen" in gas_figures.gas_advice(run, statistics(running.run(run).only))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--levels 0", "levels = 0"),
+        ("--temperature -1", "temperature = -1.0: expected a finite number above 0"),
+        ("--temperature ,", "--temperature: values = ','"),
+        ("--potential cubic", "potential = 'cubic': expected one of quadratic, quartic, double-well"),
+        ("--beta 0.5", "beta = 0.5"),
+        ("--geometry round", "geometry = 'round'"),
+        ("--rows 3", "rows = 3: expected None"),
+        ("--scheme leapfrog", "scheme = 'leapfrog'"),
+        ("--stiffness -1", "stiffness = -1.0"),
+        ("--coupling 0", "coupling = 0.0"),
+        ("--dt 0", "dt = 0.0"),
+        ("--steps 0", "steps = 0"),
+        ("--seeds 0", "seeds = 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):
+    assert main(["gas", *arguments.split(), "--out", str(tmp_path / "run")]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dysonjax: ")]
+    assert len(said) == 1
+    assert words in said[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_phase_diagram_is_not_a_gas(finished, capsys):
+    assert main(["phase-diagram", "--resume", str(finished)]) == 2
+    assert "expected a run of dysonjax phase-diagram, this is one of gas" in capsys.readouterr().err

@@ -1,0 +1,205 @@
+"""The phase diagram: order parameters as defined, boundaries on known curves, and the three phases themselves."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import dysonjax as dj
+from dysonjax.core.dynamics import lift
+from dysonjax.dynamics.stochastic_gradient import SGDData, SGDState
+from dysonjax.experiments import earlier, running
+from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram, order_parameters
+from dysonjax.experiments.phase_diagram.summary import (
+    JAMMED_MEMORY,
+    PHASES,
+    _falls_below,
+    _with_jackknife,
+    initial_gap,
+    learnable,
+    mean_gap,
+    summary,
+)
+from dysonjax.experiments.phase_diagram.tables import advice, learns, span
+
+
+@pytest.mark.parametrize("tests", [40, 7])
+def test_langevin_terms_are_the_papers(tests):
+    """Against the formulas of the paper in float64, with its loops and 1-based indices, in both readings of Ṽ.
+
+    For samples that are cut into chunks and that are not. The published reading has the signs of our eigenvectors.
+    """
+    net = dj.models.TanhNetwork(hidden=(7, 5))
+    keys = jax.random.split(jax.random.key(5), 3)
+    task = net.task(keys[0])
+    weights = task | net.init(keys[1], task, jnp.float32(1.3))
+    examples = net.sample(keys[2], tests, task)
+    s, target = map(np.float64, examples)
+    w, z, count = np.float64(weights["W"]), np.float64(weights["Z"]), 5
+    samples = []
+    for n in range(tests):
+        field = w @ s[n]
+        error = z @ np.tanh(field) - target[n]
+        g = np.outer((z.T @ error) * (1 - np.tanh(field) ** 2), s[n])
+        samples.append(w @ g.T + g @ w.T)
+    levels, basis = np.linalg.eigh(w @ w.T)
+    basis = basis[:, np.argsort(-levels)]
+    block = jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x), x], axis=-1), (task, {"W": weights["W"]}, examples))
+    ours = np.asarray(lift(dj.spectra.levels_and_vectors)(block[1]["W"])[1][..., 1], float)
+    basis *= np.sign(np.sum(basis * ours, axis=0))
+    np.testing.assert_allclose(basis, ours, atol=1e-5)
+    mean = basis.T @ np.mean(samples, axis=0) @ basis
+    exact = np.var([basis.T @ d @ basis for d in samples], axis=0)
+    published = basis.T @ np.var(samples, axis=0) @ basis
+
+    def at(v, i, j):
+        return v[i - 1, j - 1]
+
+    def repulsion(v):
+        edges = sum((at(v, 1, 1 + k) + at(v, count, count - k)) / k for k in range(1, count - 1))
+        return 2 * at(v, 1, count) / (count - 1) + edges
+
+    wanted = abs(at(mean, 1, 1)) - abs(at(mean, count, count)), repulsion(exact), repulsion(published)
+    state, hyper = SGDState(block[1], (), jnp.zeros(2)), {"data": SGDData(block[0], None, block[2])}
+    observable = order_parameters(net)
+    values, _ = observable.result(observable.init({}, state, hyper), {}, state, hyper)
+    terms = np.array([values[name] for name in ("drift", "repulsion", "repulsion_published")])
+    np.testing.assert_allclose(terms[:, 1], wanted, rtol=1e-4)
+    np.testing.assert_array_equal(terms[:, 0], 0)
+
+
+def test_jamming_is_where_the_spins_turn_bimodal():
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    assert pytest.approx(np.average(np.tanh(nodes * math.sqrt(0.5)) ** 2, weights=weights), abs=1e-4) == JAMMED_MEMORY
+
+
+def curve(values, rates=(1.0, 2.0, 4.0, 8.0)):
+    return xr.DataArray(
+        np.reshape(values, (len(rates), 1)), dims=("learning_rate", "batch_size"),
+        coords={"learning_rate": list(rates), "batch_size": [2]},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "temperature"),
+    [
+        ([1.0, 1.0, 0.5, 0.0], 2 ** (0.32 / 0.5)),  # between 2 and 4 on a logarithmic axis; T = α/2
+        ([1.0, 1.0, 1.0, 0.9], math.inf),
+        ([0.5, 0.6, 0.1, 0.0], math.nan),
+        ([1.0, 0.6, 1.0, 0.0], 2 * 2**0.32),  # a dip below is noise when more is lost by cutting there
+        ([0.1, 0.0, 0.0, 0.7], math.nan),
+    ],
+)
+def test_where_a_curve_falls_below(values, temperature):
+    assert _falls_below(curve(values), 0.68).item() == pytest.approx(temperature, rel=1e-9, nan_ok=True)
+    backwards = curve(values).isel(learning_rate=slice(None, None, -1))
+    assert _falls_below(backwards, 0.68).item() == pytest.approx(temperature, rel=1e-9, nan_ok=True)
+
+
+def test_jackknife_of_a_mean_is_its_standard_error():
+    samples = xr.DataArray([1.0, 2.0, 4.0, 9.0], dims="seed")
+    value, error = _with_jackknife(samples, lambda x: x.mean("seed"))
+    assert float(value) == 4.0
+    assert float(error) == pytest.approx(np.std(samples, ddof=1) / 2)
+    assert math.isnan(float(_with_jackknife(samples[:1], lambda x: x.mean("seed"))[1]))
+
+
+@pytest.fixture(scope="module")
+def diagram():
+    """Each phase and a long enough run: 20 epochs of 1000 batches, 4 networks at each of six points."""
+    return PhaseDiagram((0.125, 64.0), (0.125, 1.0, 256.0), seeds=4, epochs=20, snapshots=5)
+
+
+@pytest.fixture(scope="module")
+def run(diagram):
+    return running.run(diagram, progress=False).only
+
+
+def at(ds, rate, width):
+    return ds.sel(learning_rate=rate, init_width=width, batch_size=4)
+
+
+def test_three_phases_each_by_its_own_order_parameter(run):
+    ordered, jammed, hot = (at(run, *point) for point in ((0.125, 0.125), (0.125, 256.0), (64.0, 0.125)))
+    largest = {n: x.levels.isel(level=0) for n, x in (("ordered", ordered), ("jammed", jammed), ("hot", hot))}
+    assert float(ordered.train_loss[:, -1].median()) < 1e-3
+    assert 0.2 < float(largest["ordered"][:, -1].median()) < 5
+    assert float(ordered.memory[:, -1].median()) < 0.05
+    assert float(np.abs(largest["jammed"][:, -1] / largest["jammed"][:, 0] - 1).max()) < 0.05
+    assert float(jammed.memory[:, -1].median()) > 0.6
+    assert float(largest["hot"][:, -1].median()) > 1e4
+    points = summary(run)
+    phases = [PHASES[int(at(points, *p).phase)] for p in ((0.125, 0.125), (0.125, 256.0), (64.0, 0.125))]
+    assert phases == ["ordered", "jammed", "paramagnetic"]
+
+
+def test_order_parameters_are_what_they_are_called(run, diagram):
+    assert run.levels.dims == ("learning_rate", "init_width", "batch_size", "seed", "snapshot", "level")
+    np.testing.assert_allclose(run.test_error, 2 * run.test_loss, rtol=1e-4, atol=1e-9)
+    assert (np.abs(run.alignment) <= 1 / 128 + 1e-6).all()
+    start = run.memory.isel(snapshot=0)  # with itself: ⟨φ²⟩, which grows with the width
+    assert (start > 0).all()
+    assert (start.median("seed").diff("init_width") > 0).all()
+    assert (start.sel(init_width=256.0) > 0.85).all()
+    gap = mean_gap(run).isel(snapshot=0).median(("seed", "learning_rate")).squeeze()
+    # the edges of Marchenko–Pastur are those of an infinite matrix: 16 × 32 falls some 15 % short
+    np.testing.assert_allclose(gap, initial_gap(run, run.init_width), rtol=0.25)
+    edges = (1 + math.sqrt(0.5)) ** 2 - (1 - math.sqrt(0.5)) ** 2
+    assert initial_gap(run, 1.0) == pytest.approx(edges / 15)
+
+
+def test_the_langevin_criterion_is_the_papers(run):
+    """K_t/(√r (K − 1)) ≥ T V_t/(4σ_W²), written out for one network."""
+    for seed in range(4):
+        one = at(run, 0.125, 1.0).isel(seed=seed)
+        left = float(one.drift[-1]) / (math.sqrt(2) * 15)
+        for name in ("repulsion", "repulsion_published"):
+            right = 0.125 / 4 * float(one[name][-1]) / 4
+            assert bool(at(learnable(run, name), 0.125, 1.0)[seed]) == (left >= right)
+
+
+def test_separation_and_advice(run):
+    points = summary(run)
+    gap = mean_gap(run)
+    exact = np.log(gap.isel(snapshot=-1) / gap.isel(snapshot=0)).mean("seed") / 20
+    np.testing.assert_allclose(points.separation, exact, rtol=1e-5)
+    text = advice(points, 4)
+    assert text.startswith("At batch size 4 and initial width ")
+    assert "learning rates 0.125 learn" in text
+    assert bool(at(learns(points), 0.125, 0.125))
+    assert not bool(at(learns(points), 0.125, 256.0))
+
+
+def test_a_diverged_majority_is_its_own_phase(run):
+    lost = run.copy(deep=True)
+    lost["diverged_step"] = lost.diverged_step.where(lost.learning_rate < 1, 7)
+    points = summary(lost)
+    assert (points.phase.sel(learning_rate=64.0) == PHASES.index("diverged")).all()
+    assert (points.phase.sel(learning_rate=0.125) != PHASES.index("diverged")).all()
+    assert np.isinf(points.train_loss.sel(learning_rate=64.0)).all()
+    assert (points.diverged.sel(learning_rate=64.0) == 4).all()
+
+
+def test_learning_rates_in_words():
+    points = xr.Dataset(coords={"learning_rate": [0.1, 0.2, 0.4, 0.8, 1.6]})
+    chosen = xr.DataArray([True, True, False, True, False], dims="learning_rate", coords=points.coords)
+    assert span(points, chosen) == "0.1 – 0.2, 0.8"
+    assert span(points, ~chosen & chosen) == "none"
+
+
+def test_a_run_of_an_earlier_version_knows_what_it_was(run, diagram):
+    """It had no run.json; its store's header says it."""
+    record = earlier._of_store(json.loads(run.attrs["experiment"]))
+    assert record.kind == "phase-diagram"
+    assert PhaseDiagram(**record.settings) == PhaseDiagram(**{**vars(diagram), "snapshots": run.sizes["snapshot"]})
+    assert earlier._of_store({"dynamics": "sgd", "observables": []}).kind == "scan"
+
+
+@pytest.mark.parametrize("hidden", [(8, 16), (8, 1)])
+def test_networks_without_a_phase_diagram_are_refused(hidden):
+    with pytest.raises(dj.InputError, match=r"^hidden = .*expected a last layer"):
+        order_parameters(dj.models.TanhNetwork(hidden=hidden))

@@ -1,0 +1,147 @@
+"""Reading weights: every format gives the same matrices, and what is not what its name says is refused in one line."""
+
+import sys
+import zipfile
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+
+import dysonjax as dj
+from dysonjax.weights.reading import read_weights
+
+RNG = np.random.default_rng(3)
+ARRAYS = {
+    "h.10.attn.weight": RNG.normal(size=(4, 6)).astype(np.float32),
+    "h.2.attn.weight": RNG.normal(size=(6, 3)).astype(np.float32),
+    "h.2.attn.bias": np.zeros(6, np.float32),
+    "half": RNG.normal(size=(5, 5)).astype(np.float16),
+    "one_row": np.ones((1, 7), np.float32),
+    "ids": np.zeros((4, 4), np.int32),
+}
+MATRICES = ["h.2.attn.weight", "h.10.attn.weight", "half"]
+
+
+def same(found, names=MATRICES, arrays=ARRAYS):
+    assert list(found) == list(names)
+    for name, matrix in found.items():
+        assert matrix.dtype in (np.float32, np.float64)
+        np.testing.assert_array_equal(matrix, arrays[name])
+
+
+def refusal(call):
+    with pytest.raises(dj.InputError) as refused:
+        call()
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_npz(tmp_path):
+    np.savez(tmp_path / "w.npz", **ARRAYS)
+    same(read_weights(tmp_path / "w.npz"))
+    same(read_weights(str(tmp_path / "w.npz"), "*attn*"), MATRICES[:2])
+    np.savez_compressed(tmp_path / "c.npz", **ARRAYS)
+    same(read_weights(tmp_path / "c.npz"))
+
+
+def test_safetensors(tmp_path):
+    save = pytest.importorskip("safetensors.numpy").save_file
+    brain = RNG.normal(size=(3, 4)).astype(ml_dtypes.bfloat16)
+    save({**ARRAYS, "z.brain": brain}, tmp_path / "w.safetensors")
+    same(read_weights(tmp_path / "w.safetensors"), [*MATRICES, "z.brain"], {**ARRAYS, "z.brain": brain})
+    (tmp_path / "x.safetensors").write_bytes(b"PK\x03\x04 no such header")
+    assert "expected a sound .safetensors file" in refusal(lambda: read_weights(tmp_path / "x.safetensors"))
+    (tmp_path / "t.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:-20])
+    assert "expected a sound .safetensors file" in refusal(lambda: read_weights(tmp_path / "t.safetensors"))
+
+
+def test_without_safetensors(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    assert "pip install 'dysonjax[weights]'" in refusal(lambda: read_weights(tmp_path / "w.safetensors"))
+
+
+def test_orbax(tmp_path):
+    checkpoint = pytest.importorskip("orbax.checkpoint")
+    arrays = {"layer": {"kernel": jnp.asarray(ARRAYS["h.2.attn.weight"]), "bias": jnp.ones(3)}, "b": jnp.ones((3, 3))}
+    with checkpoint.StandardCheckpointer() as saver:
+        saver.save(tmp_path / "one", arrays)
+    found = read_weights(tmp_path / "one")
+    same(found, ["b", "layer/kernel"], {"b": np.ones((3, 3)), "layer/kernel": ARRAYS["h.2.attn.weight"]})
+    with checkpoint.CheckpointManager(tmp_path / "steps") as manager:
+        for step in (9, 10):
+            manager.save(step, args=checkpoint.args.StandardSave({"w": jnp.full((2, 2), float(step))}))
+    same(read_weights(tmp_path / "steps", "w"), ["w"], {"w": np.full((2, 2), 10.0)})
+    (tmp_path / "one" / "_METADATA").write_text("no")
+    assert "expected an orbax checkpoint" in refusal(lambda: read_weights(tmp_path / "one"))
+
+
+def test_in_memory():
+    same(read_weights(ARRAYS))
+    nested = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "b": [np.eye(2)]}
+    assert list(read_weights(nested)) == ["a/kernel", "b/0"]
+    model = nnx.Sequential(nnx.Linear(5, 7, rngs=nnx.Rngs(0)), nnx.Linear(7, 2, rngs=nnx.Rngs(1)))
+    found = read_weights(nnx.state(model, nnx.Param), "*kernel")
+    assert [m.shape for m in found.values()] == [(5, 7), (7, 2)]
+    assert all(name.endswith("kernel") for name in found)
+
+
+def test_more_axes():
+    w = RNG.normal(size=(2, 3, 4))
+    np.testing.assert_array_equal(read_weights({"w": w})["w"], w.reshape(6, 4))
+    np.testing.assert_array_equal(read_weights({"w": w}, fold="first")["w"], w.reshape(2, 12))
+    stack = read_weights({"w": w}, fold="stack")
+    assert list(stack) == ["w[0]", "w[1]"]
+    np.testing.assert_array_equal(stack["w[1]"], w[1])
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"w": np.full((3, 4), np.nan)}, "w has 12 entries that are NaN or infinite"),
+        ({"w": np.zeros((0, 4))}, "w has shape (0, 4): expected a matrix with entries"),
+        ({"w": np.zeros((3, 4), complex)}, "w has entries of type complex128"),
+        ({"w": np.zeros(4)}, "pattern = '*': expected to match the name of a matrix; weights has 'w'"),
+        ({}, "pattern = '*': expected to match the name of a matrix; weights has no arrays"),
+        (np.eye(3), "weights = array("),
+        (None, "weights = None: expected an .npz"),
+        ({"w": np.array([None])}, "w = "),
+        ("no/such/file.npz", "weights = 'no/such/file.npz': expected a file or directory that exists"),
+    ],
+)
+def test_bad_arrays(source, words):
+    assert refusal(lambda: read_weights(source)).startswith(words)
+
+
+def test_nothing_matches(tmp_path):
+    np.savez(tmp_path / "w.npz", **ARRAYS)
+    said = refusal(lambda: read_weights(tmp_path / "w.npz", "*mlp*"))
+    assert said.startswith("pattern = '*mlp*': expected to match the name of a matrix")
+    assert "'h.10.attn.weight'" in said
+    assert said.endswith("…")
+    assert refusal(lambda: read_weights(ARRAYS, "*bias")).startswith("pattern = '*bias'")
+    assert refusal(lambda: read_weights(ARRAYS, "*", "rows")).startswith("fold = 'rows'")
+    # only what matches has to be sound
+    same(read_weights({**ARRAYS, "x": np.full((2, 2), np.inf)}, "h*"), MATRICES[:2] + MATRICES[2:])
+
+
+def test_files_that_are_not_what_they_say(tmp_path):
+    np.savez(tmp_path / "good.npz", **ARRAYS)
+    good = (tmp_path / "good.npz").read_bytes()
+    np.save(tmp_path / "one.npy", np.eye(3))
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("w.npy", "no array")
+    np.savez(tmp_path / "objects.npz", w=np.array([[{}, 1]], object))
+    for name, content in {
+        "empty.npz": b"", "cut.npz": good[:600], "array.npz": (tmp_path / "one.npy").read_bytes(),
+        "flipped.npz": good[:80] + b"\xff" * 40 + good[120:],
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+    for name in ("empty", "cut", "array", "flipped", "text", "objects"):
+        said = refusal(lambda name=name: read_weights(tmp_path / f"{name}.npz"))
+        assert "expected a sound .npz file, as its name says" in said, name
+    (tmp_path / "model.pt").write_bytes(b"x")
+    assert "safetensors.torch.save_file" in refusal(lambda: read_weights(tmp_path / "model.pt"))
+    assert "it has no _METADATA" in refusal(lambda: read_weights(tmp_path))
