@@ -1,6 +1,6 @@
 """The main programs of the engine, lowered for a device that need not be there: what `benchmarks.compiled` compiles.
 
-Of the engine's private parts it needs `simulate._program` and `SNAPSHOTS_A_CHUNK`, in `_update_loop`, and of the
+Of the engine's private parts it needs `simulate._program` and `SNAPSHOTS_PER_CHUNK`, in `_update_loop`, and of the
 training of a GPT `_sharing` and `_advance`, in `_gpt`: nothing public lowers their loops without running them.
 """
 
@@ -90,7 +90,7 @@ def _update_loop(dynamics: dj.Dynamics, device: Any, replicas: int, batch_size: 
     traced = {name: jnp.zeros((1, replicas)) for name in dynamics.parameters if name not in static}
     keys, traced = _placed((keys, traced), of_tiles)
     given, carry = _placed(jax.eval_shape(program.start, keys, traced), of_tiles)
-    marks, span = _placed(tuple(jnp.zeros(n, jnp.int32) for n in (engine.SNAPSHOTS_A_CHUNK, 5)), common)
+    marks, span = _placed(tuple(jnp.zeros(n, jnp.int32) for n in (engine.SNAPSHOTS_PER_CHUNK, 5)), common)
     loops = 3 + (engine.updates_together(device) > 1)  # tiles, snapshots, updates and, elsewhere, some of them together
     return Lowered(program.advance.lower(carry, keys, given, marks, span), _sizes(given["data"]), loops)
 

@@ -47,7 +47,7 @@ def tanh_network(context: Context, replicas: int) -> dict[str, Any]:
         return dj.scan(dynamics, grid, steps, snapshots=[steps], block_size=size, progress=False)
 
     rows, columns, batch = 16, 32, sgd_engine.BATCH
-    cost = Cost(sgd_engine.flops_an_update(rows, columns, batch), 4 * (2 * rows * columns + batch * (columns + 1)))
+    cost = Cost(sgd_engine.flops_per_update(rows, columns, batch), 4 * (2 * rows * columns + batch * (columns + 1)))
     sizes = {"replicas": count, "batches": batches, "replicas_a_block": size}
     tiles = -(-count // (TILE * jax.local_device_count()))
     return measured(context, run, count, "replica-updates/s", sizes, cost, tiles)

@@ -111,7 +111,7 @@ def measured(
         **shares(context, value, cost),
     }  # fmt: skip
     context.tell(found)  # a profiler may take the process with it
-    kernels, note = kernels_an_update(run, tiles) if context.profile else (None, "not profiled: it ended a process")
+    kernels, note = kernels_per_update(run, tiles) if context.profile else (None, "not profiled: it ended a process")
     return {**found, "kernels_per_update": kernels, "kernels_note": note}
 
 
@@ -139,7 +139,7 @@ def shares(context: Context, rate: float, cost: Cost) -> dict[str, float | None]
     return found
 
 
-def kernels_an_update(run: Run, tiles: int = 1) -> tuple[float | None, str]:
+def kernels_per_update(run: Run, tiles: int = 1) -> tuple[float | None, str]:
     """Kernels that one device launches in an update, by the profiler; copies between host and device do not count.
 
     None where nothing can be counted, and why.

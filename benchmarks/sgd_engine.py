@@ -61,7 +61,7 @@ def sizes(tiny: bool) -> Size:
     return Size(replicas=14_400, steps=20_000, batches=1000, numpy_steps=20_000, repeats=5)
 
 
-def flops_an_update(outputs: int, inputs: int, batch: int) -> int:
+def flops_per_update(outputs: int, inputs: int, batch: int) -> int:
     """Operations of one update: W h and Σ d hᵀ, a multiplication and an addition each; tanh not counted."""
     return 4 * outputs * inputs * batch
 
@@ -243,7 +243,7 @@ def against_widths(size: Size, widths: tuple[tuple[int, int], ...], peak: float)
     for inputs, outputs in widths:
         dynamics = dj.sgd(dj.models.TanhNetwork(hidden=(inputs, outputs)), batches=min(size.batches, 100))
         grid = dj.Grid(learning_rate=[ALPHA], init_width=[WIDTH], batch_size=[BATCH], seed=range(32))
-        flops = flops_an_update(outputs, inputs, BATCH)
+        flops = flops_per_update(outputs, inputs, BATCH)
         steps = int(np.clip(size.steps * size.replicas / 32 / 16 * 8192 / flops, 50, 10**6))
         first = timed(lambda d=dynamics, g=grid, s=steps: engine(d, g, s))
         again = timed(lambda d=dynamics, g=grid, s=steps: engine(d, g, s))
@@ -282,7 +282,7 @@ def main(tiny: bool = False, table: bool = False) -> None:
     rate = result["updates_per_second"]["engine"]["median"]
     result |= {
         "peak_gflops": peak,
-        "share_of_peak": rate * flops_an_update(16, 32, BATCH) / peak / 1e9,
+        "share_of_peak": rate * flops_per_update(16, 32, BATCH) / peak / 1e9,
         "published_run_hours": PUBLISHED_UPDATES / rate / 3600,
         "against_replicas": against_replicas(size, (1, 16) if tiny else (1, 10, 100, 1000, 10_000)),
         "against_widths": against_widths(

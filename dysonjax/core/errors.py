@@ -1,4 +1,4 @@
-"""How dysonjax says no: a bad argument, a run's directory that cannot be used, processes that were lost."""
+"""Exceptions for invalid input, unusable run directories and lost processes."""
 
 from numbers import Integral
 from typing import Any

@@ -31,15 +31,15 @@ from dysonjax.runtime.devices import Devices
 
 log = logging.getLogger(__name__)
 
-SECONDS_A_CHUNK = 1.0
-SNAPSHOTS_A_CHUNK = 24
+SECONDS_PER_CHUNK = 1.0
+SNAPSHOTS_PER_CHUNK = 24
 """At most; a fixed number, because the compiled code has room for as many. The default 21 fit."""
 LARGEST_TILE = 1 << 14
 """On an accelerator: beyond some 30 MB of states a tile leaves the second-level cache.
 
 An H100 makes 159 million updates a second of the papers' tanh network in tiles of 16,384, 115 in tiles of 65,536.
 """
-UPDATES_A_LOOP = 16
+UPDATES_PER_LOOP = 16
 """On an accelerator the host decides on every pass of a loop of unknown length: 21 µs on an H100, 8 if it is known."""
 
 NEVER = -1
@@ -128,14 +128,14 @@ def simulate(
 
     started = time.perf_counter()
     given, carry = program.start(keys, traced)
-    each, wanted = tiles // len(devices), program.pace * SECONDS_A_CHUNK  # tiles a device, replica-updates a call
+    each, wanted = tiles // len(devices), program.pace * SECONDS_PER_CHUNK  # tiles a device, replica-updates a call
     for begin, end in _shares(each, wanted / (steps * tile * len(devices))):
         count = int(np.clip(n - tile * np.arange(begin, tiles, each), 0, tile * (end - begin)).sum())
         done, mark, chunk = 0, 0, max(1, int(wanted / max(count, 1)))
         while done < steps:
-            ahead = marks[mark : mark + SNAPSHOTS_A_CHUNK]
+            ahead = marks[mark : mark + SNAPSHOTS_PER_CHUNK]
             first, done = done, min(done + chunk, ahead[-1])
-            room = np.resize(np.array(ahead, np.int32), SNAPSHOTS_A_CHUNK)
+            room = np.resize(np.array(ahead, np.int32), SNAPSHOTS_PER_CHUNK)
             span = np.array([begin, end, first, done, bisect.bisect_left(ahead, done) + 1], np.int32)
             began = time.perf_counter()
             carry, values = program.advance(carry, keys, given, room, span)
@@ -144,7 +144,7 @@ def simulate(
             reached = bisect.bisect_right(marks, done)
             keep(values, begin, end, mark, reached)
             on_progress((done - first) * count)
-            mark, chunk = reached, max(1, min(8 * max(chunk, done - first), int(rate * SECONDS_A_CHUNK)))
+            mark, chunk = reached, max(1, min(8 * max(chunk, done - first), int(rate * SECONDS_PER_CHUNK)))
     program.pace = n * steps / (time.perf_counter() - started)
     recorded["diverged_step"] = np.moveaxis(np.asarray(carry.diverged), -1, 1)
     return {name: leaf.reshape(tiles * tile, *leaf.shape[2:])[:n] for name, leaf in recorded.items()}
@@ -162,7 +162,7 @@ class Layout(NamedTuple):
 
     arrays: dict[str, tuple[tuple[int, ...], np.dtype]]
     variables: dict[str, Variable]
-    bytes_a_replica: int
+    bytes_per_replica: int
 
 
 def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping[str, Any]) -> Layout:
@@ -308,7 +308,7 @@ def _loop(begin: Array, end: Array, update: Callable[[Array, PyTree], PyTree], c
 
 def updates_together(device: Any) -> int:
     """How many updates stand in one loop of known length on this device."""
-    return 1 if device.platform == "cpu" else UPDATES_A_LOOP
+    return 1 if device.platform == "cpu" else UPDATES_PER_LOOP
 
 
 def all_levels_finite(spectra: Mapping[str, Array]) -> Array:

@@ -15,17 +15,17 @@ from dysonjax.core.errors import require, whole
 from dysonjax.core.observables import Observable
 from dysonjax.core.snapshots import check_snapshots
 from dysonjax.engine.grid import Grid, Replicas
-from dysonjax.engine.loop import SNAPSHOTS_A_CHUNK, layout, tile_size
+from dysonjax.engine.loop import SNAPSHOTS_PER_CHUNK, layout, tile_size
 from dysonjax.runtime.devices import Devices
 from dysonjax.storage.metadata import Header, label
 
 log = logging.getLogger(__name__)
 
-UPDATES_A_BLOCK = 2**25
+UPDATES_PER_BLOCK = 2**25
 """A block is at most about this many replica-updates, so that a kill loses seconds to minutes, not the run."""
-RECORDED_A_BLOCK = 2**27
+RECORDED_PER_BLOCK = 2**27
 """Bytes that a block may record, which the host keeps until the block is written."""
-BLOCKS_A_SHARE = 4
+BLOCKS_PER_SHARE = 4
 """Blocks that every process should get where there are enough replicas, so that all have work to the end."""
 
 
@@ -93,10 +93,10 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     replicas = Replicas(dynamics, grid, base, scan.paired)
     shown = layout(dynamics, observables, replicas.hyper(0, slice(0, 1)))
     recorded = sum(int(np.prod(inner)) * dtype.itemsize for inner, dtype in shown.arrays.values())
-    most = shown.bytes_a_replica
+    most = shown.bytes_per_replica
     for bucket in range(1, len(replicas.buckets)):  # bad sizes must be refused before anything has run
-        most = max(most, layout(dynamics, observables, replicas.hyper(bucket, slice(0, 1))).bytes_a_replica)
-    most += recorded * SNAPSHOTS_A_CHUNK
+        most = max(most, layout(dynamics, observables, replicas.hyper(bucket, slice(0, 1))).bytes_per_replica)
+    most += recorded * SNAPSHOTS_PER_CHUNK
 
     experiment = {
         **dynamics.config,
@@ -123,8 +123,8 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     )  # fmt: skip
     size = block_size
     if size is None:
-        least = shares * BLOCKS_A_SHARE / len(replicas.buckets) if shares > 1 else 1
-        limit = RECORDED_A_BLOCK // (recorded * len(marks))
+        least = shares * BLOCKS_PER_SHARE / len(replicas.buckets) if shares > 1 else 1
+        limit = RECORDED_PER_BLOCK // (recorded * len(marks))
         wanted = plan(replicas.count, unit, scan.steps, most, total, least, limit)
         size = plan(replicas.count, unit, scan.steps, most, budget, least, limit)
         if size < wanted:
@@ -136,14 +136,14 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
 
 
 def plan(
-    replicas: int, unit: int, steps: int, bytes_a_replica: int, memory: int, least: float = 1, limit: int = 2**31
+    replicas: int, unit: int, steps: int, bytes_per_replica: int, memory: int, least: float = 1, limit: int = 2**31
 ) -> int:
-    """Replicas a block: whole `unit`s (a tile on each device), within memory and `UPDATES_A_BLOCK`, blocks alike.
+    """Replicas a block: whole `unit`s (a tile on each device), within memory and `UPDATES_PER_BLOCK`, blocks alike.
 
     `least`: blocks that there should be, where there are as many units. `limit`: the most replicas of a block.
     """
     units = -(-replicas // unit)
-    fitting = (memory // max(bytes_a_replica * unit, 1), UPDATES_A_BLOCK // (steps * unit), limit // unit)
+    fitting = (memory // max(bytes_per_replica * unit, 1), UPDATES_PER_BLOCK // (steps * unit), limit // unit)
     most = max(1, min(*fitting, int(units / least)))
     blocks = -(-units // most)
     return -(-units // blocks) * unit

@@ -151,7 +151,7 @@ class ScanJob(Scan):
         dataset = results.dataset([*planned.header.axes])
         lost = int((dataset.diverged_step >= 0).sum())
         if lost and team.first:
-            log.warning("%d of %d replicas left the finite numbers; see diverged_step", lost, self.grid.size)
+            log.warning("%d of %d replicas became non-finite; see diverged_step", lost, self.grid.size)
         return dataset if self.dt is None else dataset.isel(dt=0)
 
     def open(self, place: Path) -> "xr.Dataset":

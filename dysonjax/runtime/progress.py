@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Bar(Protocol):
-    """Where progress is told, in replica-updates."""
+    """Receives completed replica-updates."""
 
     def advance(self, updates: int) -> None: ...
 
@@ -19,7 +19,10 @@ class _Silent:
 
 @contextmanager
 def progress_bar(what: str, total: int, wanted: bool | Bar | None = None, rate: bool = True) -> Iterator[Bar]:
-    """A bar on the terminal with time spent and left (None: only where there is a terminal), the caller's, or none."""
+    """A bar on the terminal with the time spent and left.
+
+    `wanted`: True or False; None shows it only where there is a terminal; an object with `advance` is used instead.
+    """
     if not isinstance(wanted, bool | None):
         yield wanted
         return

@@ -66,7 +66,7 @@ VECTORS: Mapping[str, str] = {
     "outlier_participation_left": "the same of the outliers' vectors",
     "outlier_participation_right": "the same of the outliers' vectors",
 }
-"""Those with `vectors`."""
+"""Extra columns when `vectors` is asked for."""
 INITIAL: Mapping[str, str] = {
     "change": "‖W − W₀‖_F/‖W₀‖_F",
     "norm_change": "‖W‖_F/‖W₀‖_F − 1",
@@ -75,13 +75,13 @@ INITIAL: Mapping[str, str] = {
     "top_overlap_right": "|v·v₀| of the leading right singular vectors",
     "new_outliers": "outliers less those of the initial weights",
 }
-"""Those with `initial`."""
+"""Extra columns when `initial` is given."""
 CURVES: Mapping[str, str] = {
     "levels": "eigenvalues of W Wᵀ, largest first",
     "outlier_p": "Tracy–Widom p-values of the outliers",
     "hill": "Hill's estimate of α from the 1, 2, … largest levels",
 }
-"""Those with `curves`, over the dimension "level", NaN where a matrix has no more."""
+"""Extra arrays when `curves` is asked for, over the dimension "level", NaN beyond a matrix's last level."""
 
 
 class _Spectrum(NamedTuple):

@@ -127,7 +127,7 @@ def test_devices_do_not_matter(whole, whole_by_block, dynamics):
 @pytest.mark.parametrize("seconds", [0, 1e-4, 1e6])
 def test_chunks_do_not_matter(whole, monkeypatch, seconds):
     """One update a chunk, a few, and as many as may be, across the snapshots; then at the pace of the run before."""
-    monkeypatch.setattr(loop, "SECONDS_A_CHUNK", seconds)
+    monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", seconds)
     loop._program.cache_clear()
     chunks, again = [], []
     assert_equal(whole, run(on_progress=chunks.append))
@@ -146,7 +146,7 @@ def test_tiles_in_turn(whole, monkeypatch):
     assert loop._shares(7, 2.5) == [(0, 1), (1, 3), (3, 5), (5, 7)]
     assert loop._shares(2, 0.1) == [(0, 1), (1, 2)]
     monkeypatch.setattr(loop, "_shares", lambda tiles, most: [(0, 2), (2, 3), (3, tiles)])
-    monkeypatch.setattr(loop, "SECONDS_A_CHUNK", 1e6)
+    monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", 1e6)
     chunks = []
     assert_equal(whole, run(tile=8, on_progress=chunks.append))  # five tiles on each device, the last nearly empty
     assert sum(chunks) == STEPS * REPLICAS
@@ -190,7 +190,7 @@ def test_other_keys_and_hyper_parameters_give_other_numbers(whole):
 
 def test_interrupted_in_the_middle_nothing_lingers(whole, monkeypatch):
     """A key press between two chunks leaves nothing behind that would change the next call."""
-    monkeypatch.setattr(loop, "SECONDS_A_CHUNK", 0)
+    monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", 0)
     heard = []
 
     def stop(updates):
@@ -238,7 +238,7 @@ def test_memory_does_not_depend_on_the_number_of_updates():
     watched = (AVERAGE, ob.histogram("h", lambda spectra, x, hyper: x, np.arange(51.0)))
     held(30, watched)  # leaves the compiled code's constants behind
     carried = 4 * 64 * 2 * (52 + 2 + 2)  # four tiles of 32: at least counts, sum and x
-    assert carried / 2 < held(30, watched) == held(3000, watched) < 4 * loop.SNAPSHOTS_A_CHUNK * carried
+    assert carried / 2 < held(30, watched) == held(3000, watched) < 4 * loop.SNAPSHOTS_PER_CHUNK * carried
 
 
 def test_layout_says_what_comes_back_and_what_a_replica_holds(whole):
@@ -248,7 +248,7 @@ def test_layout_says_what_comes_back_and_what_a_replica_holds(whole):
     assert shown.variables["levels"].dims == ("level",)
     assert shown.variables["x"] == POSITION.variables["x"]
     # float32: three hyper-parameters, x, the sum and what it lost; int32: its count and the update of divergence
-    assert shown.bytes_a_replica == 4 * (3 + 2 + 2 + 2 + 1 + 1)
+    assert shown.bytes_per_replica == 4 * (3 + 2 + 2 + 2 + 1 + 1)
 
 
 def test_two_matrices_are_told_apart():
@@ -302,7 +302,7 @@ def test_a_sick_replica_does_not_touch_its_neighbours(with_sick):
 
 def test_divergence_is_found_whatever_the_snapshots_and_chunks(with_sick, monkeypatch):
     for seconds in (0, 1e6):
-        monkeypatch.setattr(loop, "SECONDS_A_CHUNK", seconds)
+        monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", seconds)
         few = simulate(GEOMETRIC, KEYS[:5], {"learning_rate": RATES}, 20, snapshots=[20], observables=[POSITION])
         np.testing.assert_array_equal(few["diverged_step"], with_sick["diverged_step"])
         np.testing.assert_array_equal(few["x"][:, -1], with_sick["x"][:, -1])

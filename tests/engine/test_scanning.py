@@ -176,7 +176,7 @@ def test_sick_replicas_are_reported_held_and_kept(caplog):
     with caplog.at_level(logging.WARNING, "dysonjax"):
         ds = dj.scan(toy, dj.Grid(learning_rate=rates, seed=range(2)), 20, snapshots=[8], block_size=3)
     (record,) = caplog.records
-    assert record.getMessage() == "4 of 8 replicas left the finite numbers; see diverged_step"
+    assert record.getMessage() == "4 of 8 replicas became non-finite; see diverged_step"
     assert record.levelno == logging.WARNING
     assert ds.diverged_step.sel(learning_rate=2.0**15).values.tolist() == [9, 9]
     assert np.all(ds.diverged_step.sel(learning_rate=2.0**16) == 8)

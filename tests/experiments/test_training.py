@@ -70,7 +70,7 @@ def test_training_is_the_plain_loop(run):
 def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monkeypatch):
     whole = running.run(run, tmp_path / "whole").only
     assert float(whole.validation_loss[-1]) < 0.85 * float(whole.validation_loss[0])
-    monkeypatch.setattr(training, "SECONDS_A_CHECKPOINT", 0.0)
+    monkeypatch.setattr(training, "SECONDS_PER_CHECKPOINT", 0.0)
 
     class Stop:
         """A keyboard interrupt after some updates."""
@@ -119,7 +119,7 @@ def test_sgd_with_dropout_and_biases(run):
 def test_a_network_that_blows_up_is_told(run, caplog):
     wild = dataclasses.replace(run, optimizer="sgd", learning_rate=1e25, clip=1e9, warmup=0, steps=12, every=2)
     ds = trained(wild)
-    assert "the loss left the finite numbers at update" in caplog.text
+    assert "the loss became non-finite at update" in caplog.text
     assert np.isnan(ds.levels.values[-1, :, 0]).all()
     assert times(ds)[-1] < 12
     assert np.isfinite(ds.levels.sel(step=times(ds)[-1]).values[:, 0]).all()

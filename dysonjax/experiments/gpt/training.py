@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 
 SAMPLE = 400
 """Characters of the sample."""
-SECONDS_A_CHUNK = 0.5
+SECONDS_PER_CHUNK = 0.5
 """Between two looks at the progress bar and the keyboard."""
-SECONDS_A_CHECKPOINT = 30.0
+SECONDS_PER_CHECKPOINT = 30.0
 """What a kill costs at most."""
 VALIDATION_WINDOWS = 240
 """Windows of the validation text that tell the loss during training, spread evenly; at the end all of them do."""
@@ -279,7 +279,7 @@ def trained(
         state = _loop(run, state, tokens, fixed, advance, bar, out)
     lost = np.flatnonzero(~np.isfinite(state.losses))
     if len(lost):
-        log.warning("the loss left the finite numbers at update %d of %d", lost[0], run.steps)
+        log.warning("the loss became non-finite at update %d of %d", lost[0], run.steps)
     every = texts.windows(run.source.validation_tokens, run.context)
     ds = _dataset(run, state, evaluate(run.network, state.params, every))
     if out is not None:
@@ -298,11 +298,11 @@ def _loop(run, state, tokens, fixed, advance, bar, out) -> State:
         jax.block_until_ready(state.step)
         rate = (until - done) / (time.perf_counter() - began)
         bar.advance(until - done)
-        chunk, done = max(1, min(8 * chunk, int(rate * SECONDS_A_CHUNK))), until
+        chunk, done = max(1, min(8 * chunk, int(rate * SECONDS_PER_CHUNK))), until
         if done in marks:
             mean = jnp.float32(np.mean(evaluate(run.network, state.params, fixed)))
             state = state._replace(validation=state.validation.at[marks.index(done)].set(mean))
-        if out is not None and (done == run.steps or time.monotonic() - saved > SECONDS_A_CHECKPOINT):
+        if out is not None and (done == run.steps or time.monotonic() - saved > SECONDS_PER_CHECKPOINT):
             save_checkpoint(out, int(state.step), state._asdict())
             saved = time.monotonic()
     return state

@@ -145,7 +145,7 @@ def validity(
     noise = jax.tree.map(np.asarray, jax.jit(lambda k, t: jax.lax.map(lambda a: examine(*a), (k, t)))(keys, probes))
     lines = gradient_lines(noise, learning_rate, batch_size)
     if not finite.all():
-        lost = f"{np.sum(~finite)} of {replicas} left the finite numbers"
+        lost = f"{np.sum(~finite)} of {replicas} became non-finite"
         lines.insert(0, Line("finite replicas", float(finite.mean()), 1.0, "fails", lost))
     if not enough:
         return Report(tuple(lines), noise.spectrum.mean(axis=0))

@@ -100,7 +100,7 @@ def advice(points: xr.Dataset, batch_size: int) -> str:
     if not steps:
         return f"{text} No phase boundary lies on this grid along that learning rate and width."
     _, name, value, other, cost = min(steps)
-    times = f"{cost / loss[i, j]:.3g} times the lowest" if np.isfinite(cost) else "beyond the finite numbers"
+    times = f"{cost / loss[i, j]:.3g} times the lowest" if np.isfinite(cost) else "no longer finite"
     return (
         f"{text} The nearest phase boundary: at {name} {value:g} the network is {PHASES[other]} and its loss {times}."
     )
