@@ -77,8 +77,15 @@ def jackknife(
     keep = np.stack([np.delete(np.arange(size * count), np.s_[i * size : (i + 1) * size]) for i in range(count)])
     left_out = jax.lax.map(lambda rows: jnp.asarray(statistic(x[rows])), jnp.asarray(keep))
     centre = jnp.mean(left_out, axis=0)
+    # as `jackknife_error`, in the samples' type
     error = jnp.sqrt((count - 1) * jnp.mean((left_out - centre) ** 2, axis=0))
     return Estimate(np.asarray(count * whole - (count - 1) * centre), np.asarray(error), len(x))
+
+
+def jackknife_error(left_out: Float[ArrayLike, "g ..."]) -> Float[np.ndarray, "..."]:
+    """The standard error of a statistic from its values without each of g groups of replicas, in float64."""
+    values = np.asarray(left_out, float)
+    return np.sqrt((len(values) - 1) * np.mean((values - values.mean(axis=0)) ** 2, axis=0))
 
 
 def bootstrap(

@@ -16,7 +16,7 @@ from scipy.special import chdtrc
 from dysonjax.core.errors import require, whole
 from dysonjax.laws import GeneralisedSemicircle, PairDensity
 from dysonjax.spectra import Estimate, curve, estimate
-from dysonjax.spectra.estimates import ks_of_rows
+from dysonjax.spectra.estimates import jackknife_error, ks_of_rows
 
 AT_ONCE = 2**22
 """Random numbers, or distances, held at one time: 32 MiB."""
@@ -179,9 +179,9 @@ def fit_through_origin(
     chi2 = np.einsum("pi,pij,pj", off, precision, off)
     return ScalingFit(
         slope=Estimate(float(slope), float(slope_error), count),
-        jackknife_error=float(np.sqrt(groups - 1) * left_out.std()),
+        jackknife_error=float(jackknife_error(left_out)),
         error_scaled=float(slope_error * max(1, np.sqrt(chi2 / dof))),
-        unweighted=Estimate(float(_gls(x, y, np.eye(k))[0]), float(np.sqrt(groups - 1) * plain.std()), count),
+        unweighted=Estimate(float(_gls(x, y, np.eye(k))[0]), float(jackknife_error(plain)), count),
         chi2=float(chi2),
         dof=dof,
         p_value=float(chdtrc(dof, chi2)),

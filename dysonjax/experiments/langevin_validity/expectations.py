@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from dysonjax.dynamics.gradients import GradientNoise
 from dysonjax.spectra import Estimate, estimate
+from dysonjax.spectra.estimates import jackknife_error
 
 Verdict = Literal["holds", "fails", "inconclusive", "no theory"]
 
@@ -163,8 +164,7 @@ def over_replicas(statistic: Callable[[np.ndarray], Any], x: Any) -> Estimate:
     x = np.asarray(x, float)
     groups = np.arange(len(x)) * min(GROUPS, len(x)) // len(x)
     left_out = np.array([statistic(x[groups != g]) for g in range(groups[-1] + 1)])
-    error = np.sqrt(groups[-1] * np.mean((left_out - left_out.mean(axis=0)) ** 2, axis=0))
-    return Estimate(statistic(x), error, len(x))
+    return Estimate(statistic(x), jackknife_error(left_out), len(x))
 
 
 def pooled_widths(x: Float[np.ndarray, "R t n"], members: np.ndarray) -> Float[np.ndarray, " m"]:
