@@ -52,29 +52,40 @@ STATISTICS = ("norm", "largest")
 
 @dataclass(frozen=True)
 class GPTScalingRun(Experiment):
-    """Small GPTs over learning rates × batch sizes, `seeds` networks a setting, each on `windows` of text.
+    """Small GPTs over learning rates × batch sizes: which exchange of the two leaves their spectra as they are?
 
-    With a `time` they are trained for that long, α × updates, instead.
-    `optimizer`: "sgd" (no momentum) or "adamw" (β = 0.9, 0.99; weight decay 0.1); rates are constant. `init_width`
-    multiplies GPT-2's initial σ = 0.02 of the attention matrices, whose spectra are watched: at a width of 32 channels
-    σ √C is that of the full network only for a larger σ. Raises `InputError`.
+    Rates are constant. At a width of 32 channels σ √C of the attention matrices, whose spectra are watched, is that of
+    the full network only for a larger σ than GPT-2's, hence `init_width`. Raises `InputError`.
     """
 
     kind = "gpt-grid"
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd without momentum, or adamw (β = 0.9, 0.99; weight decay 0.1)"""
     learning_rates: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)
+    """learning rates α, at least three"""
     batch_sizes: tuple[int, ...] = (4, 8, 16, 32)
+    """batch sizes |B|, at least three, divisors of the windows"""
     windows: int = 4096
+    """windows of text that each network sees"""
     time: float = 0.0
+    """train for this long, α × updates, instead; 0: by windows"""
     seeds: int = 6
+    """networks at every setting"""
     text: str = "shakespeare"
+    """a UTF-8 file, or shakespeare (Tiny Shakespeare)"""
     layers: int = 2
+    """blocks of attention and feed-forward network"""
     heads: int = 2
+    """attention heads, a divisor of the channels"""
     channels: int = 32
+    """width of the network"""
     context: int = 32
+    """characters that are looked back on"""
     init_width: float = 4.0
+    """multiplies GPT-2's initial σ = 0.02 of the attention matrices"""
     key: int = 0
+    """base of all random numbers"""
 
     def __post_init__(self):
         require(self.optimizer in ("sgd", "adamw"), "optimizer", self.optimizer, "adamw or sgd")

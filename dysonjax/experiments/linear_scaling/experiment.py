@@ -49,8 +49,9 @@ LINEAR_SETTINGS: tuple[Setting, ...] = (*((0.02, b) for b in (8, 16, 32, 64)), (
 
 @dataclass(frozen=True)
 class ScalingRun(Experiment):
-    """A model over settings (α, |B|), `seeds` replicas each, for the time `time` = α × updates, or `steps` updates.
+    """The linear scaling rule: does a model's spectrum depend on learning rate and batch size through α/|B| alone?
 
+    The model runs over settings (α, |B|), `seeds` replicas each, for the time `time` = α × updates, or `steps` updates.
     `model`: "rbm" (`models.GaussianRBM`), "teacher-student" or "linear" (`models.LinearNetwork` without and with a
     hidden layer). `sampling`: how SGD gets its batches: "wishart" or "examples" (the RBM's `sweeps` of Gibbs chains, or
     real inputs; `batches` fixed ones, or fresh ones if 0). The other fields are the model's own.
