@@ -54,8 +54,8 @@ def bare(planned: Plan, count: int | None = None) -> float:
     blocks = []
     for bucket in range(len(planned.replicas.buckets)):
         hyper = planned.replicas.hyper(bucket, slice(0, 1))
-        static = {name: hyper[name] for name in planned.job.dynamics.static}
-        program = _program(planned.job.dynamics, (), tuple(static.items()), devices)
+        static = {name: hyper[name] for name in planned.scan.dynamics.static}
+        program = _program(planned.scan.dynamics, (), tuple(static.items()), devices)
         for first in range(0, planned.replicas.count, planned.block_size):
             rows = slice(first, min(first + planned.block_size, planned.replicas.count))
             n = rows.stop - rows.start
@@ -67,7 +67,7 @@ def bare(planned: Plan, count: int | None = None) -> float:
     blocks = blocks[:count]
     jax.block_until_ready([b[1:] for b in blocks])
 
-    def run(program: Any, keys: Any, traced: Any, steps: int = planned.job.steps) -> Any:
+    def run(program: Any, keys: Any, traced: Any, steps: int = planned.scan.steps) -> Any:
         given, carry = program.start(keys, traced)
         share = keys.shape[0] // len(devices)
         marks, span = np.array([0, steps], np.int32), np.array([0, share, 0, steps, 2], np.int32)
