@@ -15,6 +15,7 @@ from dysonjax.engine.cost import table
 from dysonjax.experiments import recipes, running
 from dysonjax.experiments.base import Experiment
 from dysonjax.runtime.team import Team
+from dysonjax.storage import locations
 from dysonjax.storage.merging import listed
 from dysonjax.storage.merging import merge as merge_parts
 
@@ -71,13 +72,16 @@ def report(run: Annotated[Place, tyro.conf.Positional]) -> None:
     show(run, running.report(run))
 
 
-def merge(out: Annotated[Place, tyro.conf.Positional], parts: Annotated[list[str], tyro.conf.Positional]) -> None:
+def merge(parts: Annotated[list[str], tyro.conf.Positional], out: Place | None = None) -> None:
     """Bring the parts of a run together, made by --shard 0/n, 1/n, … in directories of their own.
 
     Args:
+        parts: the directories of the parts; without --out, the directory of the whole run before them.
         out: the directory of the whole run, a new one.
-        parts: the directories of the parts.
     """
+    if out is None:
+        require(len(parts) > 1, "parts", parts, "the whole run's directory and those of its parts, or --out")
+        out, parts = locations.place(parts[0]), parts[1:]
     blocks = merge_parts(out, parts)
     Console().print(f"{blocks} blocks in {out}; table and figures: dysonjax report {out}", highlight=False)
 

@@ -156,6 +156,12 @@ def test_shards_on_the_command_line(tmp_path, capsys, monkeypatch):
     code, said, _ = command(["merge", tmp_path / "all", tmp_path / "part0", tmp_path / "part1"], capsys)
     assert code == 0
     assert "4 blocks in" in said
+    code, said, _ = command(["merge", tmp_path / "part0", tmp_path / "part1", "--out", tmp_path / "too"], capsys)
+    assert code == 0
+    assert f"4 blocks in {tmp_path / 'too'}" in said
+    code, _, err = command(["merge", tmp_path / "part0"], capsys)
+    assert code == 2
+    assert "expected the whole run's directory and those of its parts, or --out" in err
     assert command(["report", tmp_path / "all"], capsys)[0] == 0
     code, _, err = command(["merge", tmp_path / "no", tmp_path / "part0"], capsys)
     assert code == 1
