@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dysonjax.dynamics.langevin import dyson_of, matrix_langevin
     from dysonjax.dynamics.stochastic_gradient import sgd
     from dysonjax.dynamics.variance_amplified import svag
-    from dysonjax.engine.grid import Grid
+    from dysonjax.engine.grid import Grid, Points
     from dysonjax.engine.loop import simulate
     from dysonjax.engine.scanning import scan
     from dysonjax.experiments.langevin_validity.assessment import validity
@@ -35,6 +35,7 @@ __all__ = [
     "InputError",
     "Observable",
     "Parameter",
+    "Points",
     "Quadratic",
     "RBMPotential",
     "Share",
@@ -69,6 +70,7 @@ _HOMES = {
     "InputError": "dysonjax.core.errors:InputError",
     "Observable": "dysonjax.core.observables:Observable",
     "Parameter": "dysonjax.core.dynamics:Parameter",
+    "Points": "dysonjax.engine.grid:Points",
     "Quadratic": "dysonjax.core.potentials:Quadratic",
     "RBMPotential": "dysonjax.core.potentials:RBMPotential",
     "Share": "dysonjax.runtime.team:Share",

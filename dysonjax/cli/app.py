@@ -65,15 +65,27 @@ def _chosen(words: Sequence[str]) -> Callable[[], Any]:
         raise InputError(f"command = {name!r}: expected one of {', '.join(found)}; see dysonjax --help")
     target = found[name].load()
     if name in kinds():
-        from dysonjax.cli.runs import command_of, resumption_of
+        from dysonjax.cli.runs import command_of, extension_of, resumption_of
 
-        resumed = any(word.split("=")[0] == "--resume" for word in rest)
-        command = resumption_of(name) if resumed else command_of(name, target.options())
+        if _given("--resume", rest) is not None:
+            command = resumption_of(name)
+        elif (extended := _given("--extend", rest)) and not {"-h", "--help"} & {*rest}:
+            command = extension_of(name, target.options(), extended)
+        else:
+            command = command_of(name, target.options())
         return _read(name, command, rest, target.__doc__ or "")()
     if name in {entry.name for entry in COMMANDS}:
         asked = _read(name, target, rest, target.__doc__ or "")
         return lambda: _said(asked())
     return _read(name, target, rest, target.__doc__ or "")
+
+
+def _given(option: str, words: Sequence[str]) -> str | None:
+    """The value of an option, "" where it has none, None where it is not there."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.split("=")[0] == option:
+            return word.partition("=")[2] or following
+    return None
 
 
 def _read(name: str, command: Callable[..., Any], words: Sequence[str], text: str) -> Callable[[], Any]:

@@ -1,5 +1,7 @@
 """The commands about runs: one for every experiment, and `report`, `merge` and `reproduce` for all of them."""
 
+import functools
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,7 @@ def command_of(kind: str, make: Callable[..., Experiment]) -> Callable[..., Call
         out: Place = Path("runs") / kind,
         overwrite: bool = False,
         resume: Place | None = None,
+        extend: Place | None = None,
         machines: Where = HERE,
     ) -> Callable[[], None]:
         """An experiment.
@@ -40,9 +43,10 @@ def command_of(kind: str, make: Callable[..., Experiment]) -> Callable[..., Call
             out: the run's directory: results, settings and figures.
             overwrite: replace an earlier run in that directory.
             resume: continue the run in this directory, with its own settings.
+            extend: add points or seeds to the run in this directory: options that are not given stay as they were.
             machines: on which machines.
         """
-        assert resume is None, "read by `resumption_of`"
+        assert resume is None and extend is None, "read by `resumption_of` and `extension_of`"
         return lambda: compute(settings, out, overwrite, machines, f"dysonjax {kind} --resume {out}")
 
     return command
@@ -59,6 +63,30 @@ def resumption_of(kind: str) -> Callable[..., Callable[[], None]]:
             machines: on which machines.
         """
         return lambda: _resume(kind, resume, machines)
+
+    return command
+
+
+def extension_of(kind: str, make: Callable[..., Experiment], run: str) -> Callable[..., Callable[[], None]]:
+    """The command of an experiment with --extend, whose options are by default those of the run in that directory."""
+    found = _of_kind(kind, locations.place(run), "extend")
+    known = inspect.signature(make).parameters
+    own = functools.partial(make, **{n: value for n, value in running.settings(found).items() if n in known})
+
+    def command(
+        settings: Annotated[Any, tyro.conf.arg(constructor=own), tyro.conf.OmitArgPrefixes],
+        extend: Place,
+        machines: Where = HERE,
+    ) -> Callable[[], None]:
+        """A finished run gets more points.
+
+        Args:
+            settings: its options; those that are not given stay as they are.
+            extend: the run's directory.
+            machines: on which machines.
+        """
+        again = f"dysonjax {kind} --resume {extend}"
+        return lambda: compute(settings, extend, False, machines, again, extend=True)
 
     return command
 
@@ -109,8 +137,10 @@ def reproduce(
             compute(experiment, place / name, overwrite, machines, "the same command")
 
 
-def compute(experiment: Experiment, out: Path, overwrite: bool, machines: Machines, again: str) -> None:
-    """Compute or continue a run in `out` on all processes; the first of them reports, if all blocks are there."""
+def compute(
+    experiment: Experiment, out: Path, overwrite: bool, machines: Machines, again: str, extend: bool = False
+) -> None:
+    """Compute, continue or extend a run on all processes; the first of them reports, if all blocks are there."""
     if machines.dry_run:
         _say_what_it_takes(experiment, out, machines)
         return
@@ -118,7 +148,9 @@ def compute(experiment: Experiment, out: Path, overwrite: bool, machines: Machin
         if overwrite:
             _clear(out, team, machines)
         try:
-            running.run(experiment, out, share=machines.share, progress=True, block_size=machines.block_size)
+            running.run(
+                experiment, out, share=machines.share, progress=True, block_size=machines.block_size, extend=extend
+            )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"what is finished is kept; continue with {again}") from None
         if team.first and not (machines.shard and _told_missing(out, machines)):
@@ -126,9 +158,13 @@ def compute(experiment: Experiment, out: Path, overwrite: bool, machines: Machin
 
 
 def _resume(kind: str, place: Path, machines: Machines) -> None:
+    compute(_of_kind(kind, place, "resume"), place, False, machines, f"dysonjax {kind} --resume {place}")
+
+
+def _of_kind(kind: str, place: Path, option: str) -> Experiment:
     found = running.experiment_of(place)
-    require(found.kind == kind, "resume", str(place), f"a run of dysonjax {kind}, this is one of {found.kind}")
-    compute(found, place, False, machines, f"dysonjax {kind} --resume {place}")
+    require(found.kind == kind, option, str(place), f"a run of dysonjax {kind}, this is one of {found.kind}")
+    return found
 
 
 def _clear(out: Path, team: Team, machines: Machines) -> None:

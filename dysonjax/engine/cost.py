@@ -66,7 +66,8 @@ def forecast(
     planned = prepare(scan, devices, shares, block_size)
     left = planned.blocks
     if place is not None and store.exists(place):
-        results = store.open_or_create(place, planned.header, planned.arrays, planned.block_size)
+        results = store.load(place)
+        store.expect_same(results, planned.header)
         planned, left = planned.resized(results.block_size), len(results.unfinished())
     seconds, compressed = 0.0, 0.0
     buckets = sorted({0, len(planned.replicas.buckets) - 1})  # costs of those between lie between theirs

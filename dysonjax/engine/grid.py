@@ -1,4 +1,4 @@
-"""`Grid`: a product of hyper-parameters and seeds; every point of it is a replica with a random key of its own."""
+"""`Grid` and `Points`: hyper-parameters and seeds of a scan; every one is a replica with a random key of its own."""
 
 import functools
 import hashlib
@@ -45,22 +45,77 @@ class Grid:
         """The number of replicas."""
         return math.prod(self.shape.values())
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """The value of each hyper-parameter in every replica, [size], the last axis running fastest."""
+        found = np.meshgrid(*(np.asarray(v, float) for v in self.axes.values()), indexing="ij")
+        return {name: column.ravel() for name, column in zip(self.axes, found, strict=True)}
+
+
+class Points:
+    """Replicas one by one, a value of each hyper-parameter for every one, as random search and refinement need them.
+
+    A number stands for all replicas; the seed is 0 where none is given.
+
+    >>> Points(learning_rate=[0.1, 0.2, 0.4], batch_size=4, seed=[0, 0, 1]).size
+    3
+
+    Raises `InputError` for columns of several lengths, a replica that stands there twice, and values as `Grid` does.
+    """
+
+    axes: Mapping[str, tuple[float | int, ...]]
+    """The values of each hyper-parameter, one a replica."""
+
+    def __init__(self, **columns: Iterable[float] | float):
+        columns.setdefault("seed", 0)
+        given = {name: _values(name, values) for name, values in columns.items()}
+        self.size = max(map(len, given.values()))
+        for name, values in given.items():
+            require(len(values) in (1, self.size), name, values, f"one value, or {self.size} as other columns have")
+        self.axes = {name: values * (self.size if len(values) == 1 else 1) for name, values in given.items()}
+        rows = [*zip(*([in_float32(v) for v in vs] if n != "seed" else vs for n, vs in self.axes.items()), strict=True)]
+        if len({*rows}) < len(rows):
+            twice = next(row for i, row in enumerate(rows) if row in rows[:i])
+            named = ", ".join(f"{name}={value:g}" for name, value in zip(self.axes, twice, strict=True))
+            raise InputError(f"points = {named}: expected replicas that differ from each other, found this one twice")
+
+    def __repr__(self) -> str:
+        return f"Points({', '.join(f'{name}={list(values)}' for name, values in self.axes.items())})"
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """One axis, of all replicas."""
+        return {"point": self.size}
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The value of each hyper-parameter in every replica, [size]."""
+        return {name: np.asarray(values, float) for name, values in self.axes.items()}
+
+
+def with_value(points: Grid | Points, name: str, value: float) -> Grid | Points:
+    """The same with one more hyper-parameter, whose value is the same for all."""
+    return (
+        Grid(**points.axes, **{name: [value]}) if isinstance(points, Grid) else Points(**points.axes, **{name: value})
+    )
+
 
 def _axis(name: str, values: Any) -> tuple[float | int, ...]:
     if name == "seed" and isinstance(values, range) and len(values):  # millions of them, perhaps
         for end in (values[0], values[-1]):
             whole(name, end, 0, 2**32 - 1)
         return tuple(values)
+    numbers = _values(name, values)
+    single = {in_float32(v) for v in numbers} if name != "seed" else set(numbers)
+    require(len(single) == len(numbers), name, numbers, "values that differ from each other, in float32 too")
+    return numbers
+
+
+def _values(name: str, values: Any) -> tuple[float | int, ...]:
     given = np.asarray(values).tolist() if isinstance(values, np.ndarray | np.generic | jax.Array) else values
     listed = isinstance(given, Iterable) and not isinstance(given, str | bytes)
     given = list(given) if listed else [given]
     require(len(given) > 0, name, given, "at least one value")
     numbers = tuple(_number(name, value) for value in given)
-    if name == "seed":
-        numbers = tuple(whole(name, value, 0, 2**32 - 1) for value in numbers)
-    single = {in_float32(v) for v in numbers} if name != "seed" else set(numbers)
-    require(len(single) == len(numbers), name, numbers, "values that differ from each other, in float32 too")
-    return numbers
+    return tuple(whole(name, value, 0, 2**32 - 1) for value in numbers) if name == "seed" else numbers
 
 
 def _number(name: str, value: Any) -> float | int:
@@ -71,37 +126,69 @@ def _number(name: str, value: Any) -> float | int:
 
 
 class Replicas:
-    """A grid laid out for a dynamics: `hyper` values and `keys` of all replicas, in buckets that share static values.
+    """A grid or points laid out for a dynamics: `hyper` values and `keys` of all replicas, in buckets.
 
-    The order is that of the dynamics' parameters, whatever the grid's: `static` hyper-parameters first (each of their
-    combinations is a bucket, compiled on its own), then the `traced` ones, then the seed. Parameters that the grid
-    leaves out are at their defaults.
+    A bucket has the replicas that share `static` hyper-parameters, and so a compiled program. The order is that of the
+    dynamics' parameters, whatever the grid's: in a grid each combination of static values is a bucket, in which the
+    `traced` hyper-parameters follow one another, the seed running fastest. Points keep their order within a bucket;
+    short buckets are filled up with their last point, which `present` tells. Parameters that are left out are at their
+    defaults.
 
     `paired`: a seed has the same key at every point.
     """
 
-    def __init__(self, dynamics: Dynamics, grid: Grid, key: PRNGKeyArray, paired: bool = False):
+    def __init__(self, dynamics: Dynamics, grid: Grid | Points, key: PRNGKeyArray, paired: bool = False):
         parameters = {**dynamics.parameters, "seed": _SEED}
         for name in grid.axes:
             require(name in parameters, "grid", name, f"hyper-parameters among {', '.join(parameters)}")
-        axes = {}
+        axes: dict[str, list[float | int]] = {}
         for name, parameter in parameters.items():
             if name not in grid.axes and parameter.default is None:
                 raise InputError(f"grid = {list(grid.axes)}: expected values for {name}, which has no default")
             values = grid.axes.get(name, (parameter.default,))
             axes[name] = [v if name == "seed" else parameter.validate(name, v) for v in values]  # type: ignore[arg-type]
-        self.static = {n: axes.pop(n) for n in dynamics.static}
-        self.traced = axes
-        self.buckets = list(itertools.product(*self.static.values()))
-        self.count = math.prod(map(len, self.traced.values()))
+        static = {n: axes.pop(n) for n in dynamics.static}
+        self.static, self.traced = static, axes
+        """Of a grid: the values of each axis."""
+        self.buckets: list[tuple[Any, ...]] = [*itertools.product(*static.values())]
+        self._columns = {name: np.asarray(values, float) for name, values in axes.items()}
+        self._rows: np.ndarray | None = None
+        self.count = math.prod(map(len, axes.values()))
         """Replicas of a bucket."""
-        self._columns = {name: np.asarray(values, float) for name, values in self.traced.items()}
+        if isinstance(grid, Points):
+            self._of_points(grid.size)
         self._parameters, self._key, self._paired = parameters, key, paired
+
+    def _of_points(self, size: int) -> None:
+        """Buckets in the order in which they are found; `_rows` [bucket, replica] says which point stands where."""
+        static = [np.resize(np.asarray(v), size).tolist() for v in self.static.values()]
+        found: dict[tuple[Any, ...], list[int]] = {}
+        for row, values in enumerate(zip(*static, strict=True) if static else [()] * size):
+            found.setdefault(values, []).append(row)
+        self.buckets, self.count = [*found], max(map(len, found.values()))
+        self._rows = np.full((len(found), self.count), -1)
+        for own, rows in zip(self._rows, found.values(), strict=True):
+            own[: len(rows)] = rows
+        self._columns = {name: np.resize(column, size) for name, column in self._columns.items()}
+
+    @property
+    def rows(self) -> np.ndarray | None:
+        """Of points: which of them stands at [bucket, replica], −1 where none does; None for a grid."""
+        return self._rows
+
+    def _at(self, bucket: int, rows: slice) -> dict[str, np.ndarray]:
+        """Traced hyper-parameters and the seed of replicas."""
+        if self._rows is None:
+            replicas = np.arange(*rows.indices(self.count))
+            places = np.unravel_index(replicas, [*map(len, self.traced.values())])
+            return {n: column[at] for (n, column), at in zip(self._columns.items(), places, strict=True)}
+        own = self._rows[bucket]
+        points = np.where(own < 0, own.max(), own)[rows]  # the last of the bucket fills it up
+        return {name: column[points] for name, column in self._columns.items()}
 
     def hyper(self, bucket: int, rows: slice) -> dict[str, Any]:
         """Traced hyper-parameters as arrays over `rows`, static ones as ints; without the seed, which is in the key."""
-        at = self._positions(rows)
-        traced = {n: jax.numpy.asarray(c[at[n]]) for n, c in self._columns.items() if n != "seed"}
+        traced = {n: jax.numpy.asarray(column) for n, column in self._at(bucket, rows).items() if n != "seed"}
         return traced | dict(zip(self.static, self.buckets[bucket], strict=True))
 
     def keys(self, bucket: int, rows: slice) -> PRNGKeyArray:
@@ -112,11 +199,11 @@ class Replicas:
         hash out: zeros stand for it.
         """
         static = dict(zip(self.static, self.buckets[bucket], strict=True))
-        at = self._positions(rows)
-        seeds = self._columns["seed"][at.pop("seed")].astype(np.uint32)
+        at = self._at(bucket, rows)
+        seeds = at.pop("seed").astype(np.uint32)
         # seeds of a point share its hash, so that it is taken once a point
-        points, back = np.unique(np.stack([np.zeros_like(seeds, int), *at.values()]), axis=1, return_inverse=True)
-        hashes = [self._hash(static | {n: self.traced[n][i] for n, i in zip(at, p[1:], strict=True)}) for p in points.T]
+        points, back = np.unique(np.stack([np.zeros(len(seeds)), *at.values()]), axis=1, return_inverse=True)
+        hashes = [self._hash(static | dict(zip(at, point[1:].tolist(), strict=True))) for point in points.T]
         words = np.array(hashes, np.uint32)[back.ravel()]
 
         def fold(high: Any, low: Any, seed: Any) -> PRNGKeyArray:
@@ -124,15 +211,10 @@ class Replicas:
 
         return jax.vmap(fold)(words[:, 0], words[:, 1], seeds)
 
-    def points(self, rows: slice) -> list[dict[str, float]]:
+    def points(self, rows: slice, bucket: int = 0) -> list[dict[str, float]]:
         """Traced hyper-parameters and seed of each replica."""
-        at = self._positions(rows)
-        return [{n: self.traced[n][i] for n, i in zip(at, row, strict=True)} for row in np.stack([*at.values()]).T]
-
-    def _positions(self, rows: slice) -> dict[str, np.ndarray]:
-        """Where on each traced axis the replicas stand, the last axis (seed) running fastest."""
-        replicas = np.arange(*rows.indices(self.count))
-        return dict(zip(self.traced, np.unravel_index(replicas, [*map(len, self.traced.values())]), strict=True))
+        at = self._at(bucket, rows)
+        return [dict(zip(at, row, strict=True)) for row in np.stack([*at.values()]).T.tolist()]
 
     def _hash(self, point: Mapping[str, float]) -> tuple[int, int]:
         """64 bits, so that even millions of points have keys of their own."""

@@ -29,11 +29,12 @@ class Job(Protocol):
     def run(
         self, place: Path | None, share: Share = WHOLE, progress: bool | Bar | None = None,
         block_size: int | None = None, before: Callable[[], None] = lambda: None,
+        extend: bool = False,
     ) -> "xr.Dataset | None":  # fmt: skip
         """Compute it, or continue what `place` holds of it; None keeps the results in memory alone.
 
-        `before` is called when the arguments are found good and nothing is written yet. Returns None where another
-        share or process computes all of it.
+        `before` is called when the arguments are found good and nothing is written yet. `extend`: `place` may hold the
+        same job with fewer points. Returns None where another share or process computes all of it.
         """
         ...
 

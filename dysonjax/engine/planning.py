@@ -14,7 +14,7 @@ from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import require, whole
 from dysonjax.core.observables import Observable
 from dysonjax.core.snapshots import check_snapshots
-from dysonjax.engine.grid import Grid, Replicas
+from dysonjax.engine.grid import Grid, Points, Replicas, with_value
 from dysonjax.engine.loop import SNAPSHOTS_PER_CHUNK, layout, tile_size
 from dysonjax.runtime.devices import Devices
 from dysonjax.storage.metadata import Header, label
@@ -34,7 +34,7 @@ class Scan:
     """What a scan computes: the arguments of `dysonjax.scan` that decide the numbers; see there."""
 
     dynamics: Dynamics
-    grid: Grid
+    grid: Grid | Points
     steps: int
     key: PRNGKeyArray | int = 0
     dt: float | None = None
@@ -85,12 +85,11 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     grid = scan.grid
     if scan.dt is not None:
         require("dt" not in grid.axes, "dt", scan.dt, "None: the grid has an axis dt")
-        grid = Grid(**grid.axes, dt=[scan.dt])
+        grid = with_value(grid, "dt", scan.dt)
     dynamics = scan.dynamics
     observables = tuple(dynamics.observables if scan.observables is None else scan.observables)
     devices = tuple(devices or jax.local_devices())
-    base = scan.key if isinstance(scan.key, jax.Array) else jax.random.key(whole("key", scan.key, 0, 2**32 - 1))
-    replicas = Replicas(dynamics, grid, base, scan.paired)
+    replicas = replicas_of(scan, grid)
     shown = layout(dynamics, observables, replicas.hyper(0, slice(0, 1)))
     recorded = sum(int(np.prod(inner)) * dtype.itemsize for inner, dtype in shown.arrays.values())
     most = shown.bytes_per_replica
@@ -100,11 +99,11 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
 
     experiment = {
         **dynamics.config,
-        "grid": {name: list(values) for name, values in grid.axes.items()},
+        **_told(grid),
         "steps": int(scan.steps),
         "snapshots": list(marks),
         "observables": [dict(o.config) for o in observables],
-        "key": np.asarray(jax.random.key_data(base)).tolist(),
+        "key": np.asarray(jax.random.key_data(base_key(scan))).tolist(),
         "precision": str(jax.numpy.zeros(()).dtype),
         **({"paired": True} if scan.paired else {}),
     }
@@ -112,7 +111,7 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
         name: ((len(marks), *inner), dtype) for name, (inner, dtype) in shown.arrays.items()
     }
     arrays["diverged_step"] = ((), np.dtype(np.int32))
-    header = Header(experiment, grid.axes, replicas.static, replicas.traced, marks, label(shown.variables), [])
+    header = _laid_out(Header(experiment, {}, {}, {}, marks, label(shown.variables), []), grid, replicas)
     total, budget = device_memory(devices), memory_budget(devices)
     block = replicas.count if block_size is None else min(replicas.count, whole("block_size", block_size))
     tile = tile_size(dynamics, -(-block // len(devices)), devices[0].platform, budget // (most * len(devices)))
@@ -133,6 +132,37 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     needs = most * -(-min(size, replicas.count) // unit) * unit
     require(needs <= total, "block_size", size, f"blocks that fit: it takes {in_bytes(needs)} of {in_bytes(total)}")
     return Plan(scan, marks, observables, devices, replicas, header, arrays, tile, size, Memory(total, budget, needs))
+
+
+def base_key(scan: Scan) -> PRNGKeyArray:
+    """The key of all of a scan's random numbers."""
+    return scan.key if isinstance(scan.key, jax.Array) else jax.random.key(whole("key", scan.key, 0, 2**32 - 1))
+
+
+def replicas_of(scan: Scan, grid: Grid | Points) -> Replicas:
+    """The replicas of a grid, with the keys that they have in a scan."""
+    return Replicas(scan.dynamics, grid, base_key(scan), scan.paired)
+
+
+def extended(planned: Plan, points: Points, after: Sequence[str]) -> Header:
+    """The header of a store of `points` that extends the stores before it to all that is planned."""
+    kept = {name: value for name, value in planned.header.experiment.items() if name not in ("grid", "points")}
+    header = planned.header._replace(experiment={**kept, **_told(points)})
+    axes, are_points = planned.header.asked
+    whole = {"axes": axes, "points": are_points, "after": sorted(after)}
+    return _laid_out(header, points, replicas_of(planned.scan, points))._replace(whole=whole)
+
+
+def _told(grid: Grid | Points) -> dict[str, Any]:
+    """A grid or points as a store tells them."""
+    return {
+        "points" if isinstance(grid, Points) else "grid": {name: list(values) for name, values in grid.axes.items()}
+    }
+
+
+def _laid_out(header: Header, grid: Grid | Points, replicas: Replicas) -> Header:
+    rows = () if replicas.rows is None else replicas.rows.tolist()
+    return header._replace(axes=grid.axes, static=replicas.static, traced=replicas.traced, rows=rows)
 
 
 def plan(

@@ -5,16 +5,16 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxtyping import PRNGKeyArray
 
 from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable
-from dysonjax.engine.grid import Grid
+from dysonjax.engine.grid import Grid, Points
 from dysonjax.engine.loop import simulate
-from dysonjax.engine.planning import Scan, prepare
+from dysonjax.engine.planning import Plan, Scan, extended, prepare, replicas_of
 from dysonjax.runtime import team as teams
 from dysonjax.runtime.devices import Devices
 from dysonjax.runtime.progress import Bar, progress_bar
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from dysonjax.engine.cost import Forecast, Measured
+    from dysonjax.storage.store import Store
 
 log = logging.getLogger(__name__)
 
 
 def scan(
     dynamics: Dynamics,
-    grid: Grid,
+    grid: Grid | Points,
     steps: int,
     *,
     key: PRNGKeyArray | int = 0,
@@ -42,6 +43,7 @@ def scan(
     observables: Sequence[Observable] | None = None,
     paired: bool = False,
     out: str | os.PathLike[str] | None = None,
+    extend: bool = False,
     block_size: int | None = None,
     devices: Devices | None = None,
     progress: "bool | Bar | None" = None,
@@ -54,7 +56,7 @@ def scan(
 
     Args:
         dynamics: how one replica starts and moves: `sgd(...)`, `dyson(...)`, `matrix_langevin(...)` or your own.
-        grid: the hyper-parameters and seeds.
+        grid: the hyper-parameters and seeds: a `Grid` of all combinations, or `Points` one by one.
         steps: number of updates.
         key: base of all random numbers. A replica's numbers depend on it, on the replica's hyper-parameters and on its
             seed alone, never on the grid around it, the blocks, the devices or the process that computed it.
@@ -66,6 +68,8 @@ def scan(
             points have less noise.
         out: the run's directory or URL. Finished blocks are written there, and the same call continues an interrupted
             run. Results of more than `storage.store.LAZY` bytes stay on disk and are read when they are used.
+        extend: let `out` hold the same run with fewer points: what is stored is kept, the others are computed, and the
+            result is that of a run that had all of them from the start.
         block_size: replicas that are computed, stored and resumed together; by default by memory and length. An
             existing store keeps its own.
         devices: by default all local ones.
@@ -74,9 +78,9 @@ def scan(
         share: compute only this share of the blocks. Values of other shares are NaN, their `diverged_step` is −2.
 
     Returns:
-        Levels and observables [grid axes, snapshot, …], and `diverged_step`: the update after which a replica was no
-        longer finite (if only its levels are not, the next snapshot), −1 if it stayed finite. Such a replica is held at
-        its last finite state.
+        Levels and observables [grid axes, snapshot, …], of `Points` [point, snapshot, …], and `diverged_step`: the
+        update after which a replica was no longer finite (if only its levels are not, the next snapshot), −1 if it
+        stayed finite. Such a replica is held at its last finite state.
 
     Raises:
         InputError: a bad argument.
@@ -88,7 +92,7 @@ def scan(
     """
     where = None if out is None else locations.place(out)
     job = ScanJob(dynamics, grid, steps, key, dt, snapshots, observables, paired)
-    return job.run(where, share, progress, block_size, lambda: _remember_own(where), devices)
+    return job.run(where, share, progress, block_size, lambda: _remember_own(where), extend, devices)
 
 
 def _remember_own(place: Path | None) -> None:
@@ -117,6 +121,7 @@ class ScanJob(Scan):
         progress: "bool | Bar | None" = None,
         block_size: int | None = None,
         before: Callable[[], None] = lambda: None,
+        extend: bool = False,
         devices: Devices | None = None,
     ) -> "xr.Dataset":
         """Compute it, or continue what `place` holds; see `engine.jobs.Job`."""
@@ -126,47 +131,51 @@ class ScanJob(Scan):
         planned = prepare(self, devices, share.count * team.count, block_size)
         require(place is not None or team.count == 1, "out", place, "a directory, where the processes meet")
         with team.working(), progress_bar("scan", self.cost, progress if team.first else False) as bar:
-
-            def opened() -> Any:
-                before()
-                return store.open_or_create(place, planned.header, planned.arrays, planned.block_size)
-
-            results = team.one_first(opened)
-            blocks = results.blocks()
+            stores = team.one_first(lambda: _stores(place, planned, extend, before))
+            # their own axes: those of an equal grid may have another order
+            laid = [replicas_of(self, (Points if one.header.rows else Grid)(**one.header.axes)) for one in stores]
+            blocks = [(i, bucket, rows) for i, one in enumerate(stores) for bucket, rows in one.blocks()]
             # what is left is read once for all: it changes as soon as somebody works
-            left = team.agree(lambda: share.of(results.unfinished()))
-            if left and team.first:
-                results.note(provenance(planned.devices, team.count, str(share)))
-            bar.advance(self.cost - self.steps * sum(rows.stop - rows.start for _, rows in (blocks[n] for n in left)))
+            left = team.agree(lambda: share.of(store.unfinished(stores)))
+            for i in sorted({blocks[number][0] for number in left}) if team.first else ():
+                stores[i].note(provenance(planned.devices, team.count, str(share)))
+            bar.advance(
+                self.cost - self.steps * sum(rows.stop - rows.start for _, _, rows in (blocks[n] for n in left))
+            )
             own = team.share_bar(bar)
             for number in team.deal(left):
-                bucket, rows = blocks[number]
+                i, bucket, rows = blocks[number]
+                one, replicas = stores[i], laid[i]
                 values = simulate(
-                    self.dynamics, planned.replicas.keys(bucket, rows), planned.replicas.hyper(bucket, rows),
+                    self.dynamics, replicas.keys(bucket, rows), replicas.hyper(bucket, rows),
                     self.steps, snapshots=planned.marks, observables=planned.observables, devices=planned.devices,
                     tile=planned.tile, on_progress=own.advance,
                 )  # fmt: skip
-                results.write(bucket, rows, values)
+                one.write(bucket, rows, values)
             team.meet()
-        dataset = results.dataset([*planned.header.axes])
+        dataset = store.assembled(stores, [*planned.header.axes])
         lost = int((dataset.diverged_step >= 0).sum())
         if lost and team.first:
             log.warning("%d of %d replicas became non-finite; see diverged_step", lost, self.grid.size)
-        return dataset if self.dt is None else dataset.isel(dt=0)
+        return self._without_dt(dataset)
 
     def open(self, place: Path) -> "xr.Dataset":
         """The results that `place` holds, finished or not."""
         from dysonjax.storage import store
 
-        dataset = store.load(place).dataset()
-        return dataset if self.dt is None else dataset.isel(dt=0)
+        return self._without_dt(store.assembled(store.load_all(place)))
+
+    def _without_dt(self, dataset: "xr.Dataset") -> "xr.Dataset":
+        """A time step that was given for all is no axis."""
+        if self.dt is None:
+            return dataset
+        return dataset.isel(dt=0) if "dt" in dataset.dims else dataset.drop_vars("dt")
 
     def missing(self, place: Path) -> tuple[list[str], int]:
         """Numbers of the blocks that are not finished, and how many blocks there are."""
         from dysonjax.storage import store
 
-        results = store.load(place)
-        return [str(number) for number in results.unfinished()], len(results.blocks())
+        return store.missing_blocks(store.load_all(place))
 
     def forecast(
         self, place: Path | None, known: "dict[str, Measured]", shares: int = 1, block_size: int | None = None
@@ -175,3 +184,21 @@ class ScanJob(Scan):
         from dysonjax.engine.cost import forecast
 
         return forecast(self, self.name or str(place), place, known, shares, block_size)
+
+
+def _stores(place: Path | None, planned: Plan, extend: bool, before: Callable[[], None]) -> "list[Store]":
+    """The stores of a job, those of its extensions among them, made where there are none."""
+    from dysonjax.storage import store
+
+    header, arrays, size = planned.header, planned.arrays, planned.block_size
+    if place is None or not store.is_there(place):
+        before()
+        return [store.create(place, header, arrays, size)]
+    stores = store.load_all(place, writable=True)
+    store.expect_same(stores[0], header)
+    lacking = store.missing_points(stores, header, extend)
+    before()
+    if not lacking:
+        return stores
+    added = extended(planned, Points(**lacking), [one.name for one in stores[1:]])
+    return [*stores, store.create(place, added, arrays, min(size, stores[0].block_size), store.extension(added))]

@@ -14,9 +14,9 @@ from dysonjax.experiments.base import Experiment, Report
 from dysonjax.experiments.known import kinds
 from dysonjax.runtime.progress import Bar, progress_bar
 from dysonjax.runtime.team import WHOLE, Share, team
-from dysonjax.storage import locations
+from dysonjax.storage import locations, records
 from dysonjax.storage.merging import listed
-from dysonjax.storage.records import OWN, Record, compare, recall, remember
+from dysonjax.storage.records import OWN
 
 Place = str | PathLike[str]
 
@@ -28,6 +28,7 @@ def run(
     share: Share = WHOLE,
     progress: bool | Bar | None = None,
     block_size: int | None = None,
+    extend: bool = False,
 ) -> Results:
     """Compute an experiment, or continue it in `out`; returns the results of its finished jobs.
 
@@ -38,6 +39,7 @@ def run(
         progress: a bar on the terminal, by default where there is one, or a bar whose `advance` receives completed
             replica-updates.
         block_size: replicas that are stored and resumed together.
+        extend: let `out` hold a run of the same kind with fewer points or seeds; what is stored is kept.
 
     Raises:
         InputError: bad settings.
@@ -50,14 +52,14 @@ def run(
 
     def begin() -> None:
         if place is not None:
-            _begin(place, experiment)
+            _begin(place, experiment, extend)
 
     while jobs := fresh(experiment.jobs(results), results):
         cost = sum(job.cost for job in jobs)
         with progress_bar(experiment.kind, cost, progress if team().first else False) as bar:
             for job in jobs:
                 where = results.where(job)
-                dataset = job.run(where, share, bar, block_size, begin)
+                dataset = job.run(where, share, bar, block_size, begin, extend)
                 if dataset is not None and (share == WHOLE or where is None or not job.missing(where)[0]):
                     results.add(job, dataset)
         if fresh(jobs, results):  # other shares or processes are at work on these
@@ -107,7 +109,7 @@ def unfinished(out: Place) -> tuple[list[str], int]:
 def experiment_of(out: Place) -> Experiment:
     """The experiment whose run a directory holds; raises `StoreError`."""
     place = locations.place(out)
-    record = _record(place)
+    record = records.last(place) or earlier.record_of(place)
     if record is None:
         raise StoreError(f"{place}: expected the directory of a dysonjax run, but it holds no run.json")
     found = kinds()
@@ -132,18 +134,18 @@ def fresh(jobs: Sequence[Job], results: Results) -> list[Job]:
     return [job for job in jobs if job.name not in results]
 
 
-def _begin(place: Path, experiment: Experiment) -> None:
-    """Leave the record in a directory, or find the same one there."""
-    wanted = Record(experiment.kind, settings(experiment))
-    there = recall(place)
+def _begin(place: Path, experiment: Experiment, extend: bool) -> None:
+    """Leave the record in a directory, or find the same one there, or add the one of an extension."""
+    wanted = records.Record(experiment.kind, settings(experiment))
+    there = records.last(place)
     if there is None and (before := earlier.record_of(place)) is not None:
-        compare(place, before, wanted)
+        records.compare(place, before, wanted)
+    elif extend and there is not None and there.kind == wanted.kind:
+        records.add(place, *wanted)
+    elif there is None:
+        records.remember(place, *wanted)
     else:
-        remember(place, *wanted)
-
-
-def _record(place: Path) -> Record | None:
-    return recall(place) or earlier.record_of(place)
+        records.compare(place, there, wanted)
 
 
 def _resume(experiment: Experiment, place: Path) -> str:

@@ -29,11 +29,15 @@ def merge(out: str | os.PathLike[str], parts: Sequence[str | os.PathLike[str]]) 
     records = _records(places)
     names = sorted({name for scans in found for name in scans})
     # a part that was killed early may lack whole scans; whether they are somewhere is seen below
-    groups = {n: [store.load(scans[n]) for scans in found if n in scans] for n in names}
+    groups: dict[tuple[str, str], list[Store]] = {}
+    for name in names:
+        for scans in found:
+            for one in store.load_all(scans[name]) if name in scans else ():
+                groups.setdefault((name, one.name), []).append(one)
     for group in groups.values():
         _check(group)
     target = place(out)
-    for name, group in groups.items():
+    for (name, _), group in groups.items():
         _bring(group, target / name if name != "." else target)
     for name, text in records.items():
         put(target / name, text)
@@ -105,7 +109,13 @@ def _shares(sessions: Sequence[Mapping]) -> str:
 
 def _bring(group: Sequence[Store], directory: Path) -> None:
     first = group[0]
-    target = store.open_or_create(directory, first.header._replace(provenance=[]), first.arrays(), first.block_size)
+    header = first.header._replace(provenance=[])
+    if store.is_there(directory) and store.exists(directory, first.name):
+        target = store.load(directory, True, first.name)
+        if found := difference(target.header.experiment, first.header.experiment):
+            raise StoreError(f"{directory}: holds another run ({found}); give a new directory to keep both")
+    else:
+        target = store.create(directory, header, first.arrays(), first.block_size, first.name)
     if target.block_size != first.block_size:
         raise StoreError(
             f"{directory}: blocks of {target.block_size} replicas, but {first.directory} has {first.block_size}"

@@ -31,10 +31,25 @@ class Header(NamedTuple):
     """Label of each array: [axes behind snapshot, description, unit]."""
     provenance: Sequence[Mapping[str, Any]]
     """Versions, device and dates of every session that computed a part, the oldest first."""
+    rows: Sequence[Sequence[int]] = ()
+    """Of points that are no grid: which of them stands at [bucket, replica], −1 where none does.
+
+    `static` and `traced` then have a value for each of them, or one for all.
+    """
+    whole: Mapping[str, Any] = {}
+    """Of an extension: `axes` of all that the run has with it, whether these are `points`, and the extensions `after`
+    which it was made."""
+
+    @property
+    def asked(self) -> tuple[Mapping[str, Sequence[float]], bool]:
+        """The axes of the dataset, and whether they are points that are no grid."""
+        return (self.whole["axes"], self.whole["points"]) if self.whole else (self.axes, bool(self.rows))
 
     @property
     def bucket_shape(self) -> tuple[int, int]:
         """Number of buckets and of replicas in each."""
+        if self.rows:
+            return len(self.rows), len(self.rows[0])
         buckets, replicas = (math.prod(map(len, axes.values())) for axes in (self.static, self.traced))
         return buckets, replicas
 

@@ -1,5 +1,6 @@
 """`run.json`: what was asked for, in a run's directory, so that a run is continued only by the same request."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ from dysonjax.core.errors import StoreError, shown
 from dysonjax.storage.locations import put
 
 RECORD, STORE = "run.json", "store.zarr"
+EXTENSIONS = "extensions"
+"""Directory with a record for each extension of the run."""
 FORMAT = 1
 OWN = "scan"
 """Kind of a user's own `dysonjax.scan`, whose settings are in its store."""
@@ -35,6 +38,44 @@ def remember(directory: Path, kind: str, settings: Mapping[str, Any]) -> None:
         put(directory / RECORD, text + "\n")
     except OSError as error:
         raise StoreError(f"{directory}: cannot be written ({error.strerror or error})") from error
+
+
+def add(directory: Path, kind: str, settings: Mapping[str, Any]) -> None:
+    """Write the record of an extension beside the first, which stays, unless the last one is the same."""
+    wanted = Record(kind, tuples(json.loads(json.dumps(settings))))
+    if last(directory) == wanted:
+        return
+    after = sorted(path.name for path in _extensions(directory))
+    document = {"format": FORMAT, "kind": kind, "settings": settings, "after": after}
+    name = hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=8).hexdigest()
+    try:
+        (directory / EXTENSIONS).mkdir(parents=True, exist_ok=True)
+        put(directory / EXTENSIONS / f"{name}.json", json.dumps(document, indent=1) + "\n")
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be written ({error.strerror or error})") from error
+
+
+def last(directory: Path) -> Record | None:
+    """The record of a run with all its extensions, None if it has none.
+
+    Raises `StoreError` for one that cannot be read, and for two extensions that do not know of each other.
+    """
+    paths = _extensions(directory)
+    if not paths:
+        return recall(directory)
+    try:
+        found = {path.name: json.loads(path.read_text()) for path in paths}
+        whole = [one for name, one in found.items() if sorted({*found} - {name}) == [*one["after"]]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{directory / EXTENSIONS}: cannot be read ({shown(str(error), 160)})") from error
+    if not whole:
+        raise StoreError(f"{directory / EXTENSIONS}: two of {', '.join(found)} do not know of each other; remove one")
+    return Record(str(whole[0]["kind"]), dict(tuples(whole[0]["settings"])))
+
+
+def _extensions(directory: Path) -> list[Path]:
+    folder = directory / EXTENSIONS
+    return sorted((p for p in folder.iterdir() if p.name.endswith(".json")), key=str) if folder.is_dir() else []
 
 
 def recall(directory: Path) -> Record | None:

@@ -189,11 +189,10 @@ def test_what_is_missing_is_marked(half, finished):
 def test_continued_with_the_grids_axes_in_another_order(half, finished):
     """The same experiment, so it is continued: every value must still stand at its own point."""
     order = ["seed", "learning_rate", "batch_size", "temperature"]
-    try:
-        ds = run(half, {name: AXES[name] for name in order}, steps=200)
-    except dj.StoreError:
-        return  # refusing is right as well
-    assert_same(store.load(finished).dataset(), ds)
+    axes = {name: AXES[name] for name in order} | {"temperature": [2.0, 0.5, 1.0]}
+    ds = run(half, axes, steps=200)
+    assert [*ds.levels.dims[:4]] == order
+    assert_same(store.load(finished).dataset().sel(temperature=[2.0, 0.5, 1.0]), ds)
 
 
 def test_a_run_in_float32_is_not_continued_in_float64(half, finished):
@@ -366,7 +365,6 @@ def test_an_empty_directory_is_used(tmp_path):
             {"axes": {**AXES, "learning_rate": [0.3, 0.06]}},
             ["grid.learning_rate = [0.3, 0.05]", "[0.3, 0.06] asked for"],
         ),
-        ({"axes": {**AXES, "temperature": [2.0, 0.5, 1.0]}}, ["grid.temperature = [0.5, 2.0, 1.0] there"]),
         ({"axes": {**AXES, "init_width": [1.0, 2.0]}}, ["grid.init_width = None there, [1.0, 2.0] asked for"]),
         ({"axes": {n: v for n, v in AXES.items() if n != "temperature"}}, ["grid.temperature = [0.5, 2.0, 1.0] there"]),
         ({"observables": []}, ["observables = "]),

@@ -207,12 +207,14 @@ class TrainingJob:
     def run(
         self, place: Path | None, share: Share = WHOLE, progress: bool | Bar | None = None,
         block_size: int | None = None, before: Callable[[], None] = lambda: None,
+        extend: bool = False,
     ) -> xr.Dataset | None:  # fmt: skip
         """Train, or continue from the last checkpoint in `place`; other shares and processes leave it alone.
 
         `place` receives a checkpoint (`checkpoints`), the weights at both ends (`initial.npz`, `final.npz`) and the
         results (`results.zarr`).
         """
+        require(not extend, "extend", str(place), "a run of scans; a training has no points to add")
         if share.index or not team().first:
             return None
         return trained(self.settings, place, progress, before=before)
@@ -254,6 +256,7 @@ class State(NamedTuple):
 def trained(
     run: GPTRun, out: Path | None = None, progress: bool | Bar | None = None, devices: Devices | None = None,
     before: Callable[[], None] = lambda: None,
+        extend: bool = False,
 ) -> xr.Dataset:  # fmt: skip
     """Train `run` to its end: levels of the watched matrices over time, `train_loss` [update], validation losses.
 

@@ -48,18 +48,18 @@ class StoredScan:
     def run(
         self, place: Path | None, share: Share = WHOLE, progress: bool | Bar | None = None,
         block_size: int | None = None, before: Callable[[], None] = lambda: None,
+        extend: bool = False,
     ) -> xr.Dataset:  # fmt: skip
         """Refused: the dynamics is not stored."""
         raise InputError(f"resume = {place}: expected a run of a command; continue this one with its dysonjax.scan")
 
     def open(self, place: Path) -> xr.Dataset:
         """The dataset of the store."""
-        return store.load(place).dataset()
+        return store.assembled(store.load_all(place))
 
     def missing(self, place: Path) -> tuple[list[str], int]:
         """Numbers of the blocks that are not finished, and how many there are."""
-        results = store.load(place)
-        return [str(number) for number in results.unfinished()], len(results.blocks())
+        return store.missing_blocks(store.load_all(place))
 
     def forecast(self, place: Path | None, known: Any, shares: int = 1, block_size: int | None = None) -> None:
         """Nothing is left to compute."""

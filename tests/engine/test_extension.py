@@ -1,0 +1,139 @@
+"""`Points` beside a `Grid`, and runs that get more points: the same numbers as one that had all from the start."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import assert_same, ornstein_uhlenbeck
+
+import dysonjax as dj
+from dysonjax.cli.app import main
+from dysonjax.experiments import running
+from dysonjax.runtime.team import Share
+from dysonjax.storage import store
+from dysonjax.storage.merging import merge
+
+pytestmark = pytest.mark.optimised  # it is about bits
+
+OU = ornstein_uhlenbeck()
+AXES = {"learning_rate": [0.3], "batch_size": [1, 2], "temperature": [0.5, 2.0], "seed": range(5)}
+
+
+def run(points, out=None, **options):
+    return dj.scan(OU, points, 12, out=out, **{"snapshots": [7], "block_size": 8, "key": 5, **options})
+
+
+def same_points(grid, points):
+    """A dataset of points beside one of a grid that has them all."""
+    for i in range(points.sizes["point"]):
+        one = points.isel(point=i)
+        at = grid.sel({name: one[name].item() for name in grid.diverged_step.dims})
+        for name in ("levels", "x", "diverged_step"):
+            np.testing.assert_array_equal(at[name].values, one[name].values, err_msg=name)
+
+
+ROWS = {"learning_rate": 0.3, "batch_size": [2, 1, 2, 2], "temperature": [2.0, 0.5, 0.5, 2.0], "seed": [4, 1, 0, 3]}
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_points_equal_those_of_a_grid(tmp_path, paired):
+    points = run(dj.Points(**ROWS), tmp_path / "run", paired=paired)
+    assert points.levels.dims[0] == "point"
+    assert points.temperature.values.tolist() == ROWS["temperature"]
+    same_points(run(dj.Grid(**AXES), paired=paired), points)
+    assert_same(points, run(dj.Points(**ROWS), tmp_path / "run", paired=paired))
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"learning_rate": [0.1, 0.2], "seed": [1, 2, 3]}, "learning_rate = (0.1, 0.2): expected one value, or 3"),
+        ({"learning_rate": [0.1, 0.1], "seed": [1, 1]}, "points = learning_rate=0.1, seed=1: expected replicas that"),
+        ({"learning_rate": []}, "learning_rate = []: expected at least one value"),
+        ({"learning_rate": [np.nan]}, "learning_rate = nan: expected a finite number"),
+    ],
+)
+def test_bad_points_are_one_line(columns, words):
+    with pytest.raises(dj.InputError) as caught:
+        dj.Points(**columns)
+    assert words in str(caught.value)
+
+
+MORE = [
+    {**AXES, "seed": range(9)},
+    {**AXES, "temperature": [0.25, 0.5, 2.0]},
+    {**AXES, "batch_size": [1, 2, 3], "temperature": [0.5, 1.0, 2.0], "seed": range(7)},
+    {**AXES, "learning_rate": [1.0, 0.3]},
+]
+
+
+@pytest.mark.parametrize("axes", MORE, ids=lambda axes: "-".join(f"{n}{len(v)}" for n, v in axes.items()))
+def test_an_extended_run_is_the_run_that_had_all(tmp_path, axes, monkeypatch):
+    run(dj.Grid(**AXES), tmp_path / "run")
+    kept = {p: p.read_bytes() for p in (tmp_path / "run" / "store.zarr").rglob("*") if p.is_file()}
+    larger = dj.Grid(**axes)
+    with pytest.raises(dj.StoreError, match=r"holds another run \(grid\..* extend=True adds points"):
+        run(larger, tmp_path / "run")
+    whole = run(larger)
+    assert_same(whole, run(larger, tmp_path / "run", extend=True))
+    assert kept == {p: p.read_bytes() for p in kept}
+    assert_same(whole, run(larger, tmp_path / "run"))  # finished: nothing is computed again
+    assert_same(whole, running.load(tmp_path / "run")[1].only)
+    with pytest.raises(dj.StoreError, match="expected all points that it holds, and more"):
+        run(dj.Grid(**AXES), tmp_path / "run", extend=True)
+    first, *added = store.load_all(tmp_path / "run")
+    new = sum(np.count_nonzero(np.array(one.header.rows) >= 0) for one in added)
+    assert new == larger.size - int(np.prod(first.header.bucket_shape))
+
+
+def test_an_extension_is_continued_shared_extended_and_merged(tmp_path):
+    larger, largest = (
+        dj.Grid(**{**AXES, "seed": range(9)}),
+        dj.Grid(**{**AXES, "seed": range(9), "temperature": [2, 3, 0.5]}),
+    )
+    run(dj.Grid(**AXES), tmp_path / "one")
+    part = run(larger, tmp_path / "one", extend=True, share=Share(0, 2))
+    missing = part.diverged_step == -2
+    assert 0 < int(missing.sum()) < 16
+    whole = run(larger)
+    assert_same(whole, run(larger, tmp_path / "one"))
+    assert_same(run(largest), run(largest, tmp_path / "one", extend=True))
+    assert len(store.load_all(tmp_path / "one")) == 3
+    merge(tmp_path / "all", [tmp_path / "one"])
+    assert_same(run(largest), run(largest, tmp_path / "all"))
+
+
+def test_two_extensions_that_do_not_know_of_each_other(tmp_path):
+    run(dj.Grid(**AXES), tmp_path / "run")
+    extensions = []
+    for axes in MORE[:2]:
+        run(dj.Grid(**axes), tmp_path / "run", extend=True)
+        (made,) = (tmp_path / "run").glob("store-*.zarr")
+        extensions.append(made.rename(tmp_path / made.name))
+    for made in extensions:
+        made.rename(tmp_path / "run" / made.name)
+    with pytest.raises(dj.StoreError, match="do not know of each other"):
+        run(dj.Grid(**MORE[0]), tmp_path / "run")
+
+
+GAS = ["gas", "--levels", "2", "--temperature", "0.1,1", "--steps", "20", "--snapshots", "2"]
+
+
+def test_the_command_line_extends_a_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dysonjax.experiments.gas.figures.draw", lambda *arguments: [])
+    assert main([*GAS, "--seeds", "20", "--out", str(tmp_path / "run")]) == 0
+    first = (tmp_path / "run" / "run.json").read_text()
+    assert main(["gas", "--extend", str(tmp_path / "run"), "--seeds", "30"]) == 0
+    assert main([*GAS, "--seeds", "30", "--out", str(tmp_path / "whole")]) == 0
+    assert (tmp_path / "run" / "run.json").read_text() == first
+    (added,) = (tmp_path / "run" / "extensions").iterdir()
+    assert json.loads(added.read_text())["settings"]["seeds"] == 30
+    one, other = (running.load(tmp_path / name)[1].only for name in ("run", "whole"))
+    assert_same(one, other, ["levels", "diverged_step"])
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert main(["gas", "--resume", str(tmp_path / "run")]) == 0
+    assert main(["gas", "--extend", str(tmp_path / "run"), "--steps", "30"]) == 1
+    assert "holds another run (steps = 20 there, 30 asked for)" in capsys.readouterr().err
+    assert main(["gas", "--extend", str(tmp_path / "nowhere"), "--seeds", "30"]) == 1
+    assert main(["bbp", "--extend", str(tmp_path / "run")]) == 2
