@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import xarray as xr
 import zarr
 from xarray.backends import BackendArray
 
-# the interface that xarray documents for backends of others: docs.xarray.dev/en/stable/internals/how-to-add-new-backend
-indexing = xr.core.indexing
+# the only module with these names, and the one that xarray tells authors of backends to use:
+# https://docs.xarray.dev/en/stable/internals/how-to-add-new-backend.html
+from xarray.core import indexing
 
 
 def nothing(dtype: np.dtype) -> Any:

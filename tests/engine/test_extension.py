@@ -44,6 +44,16 @@ def test_points_equal_those_of_a_grid(tmp_path, paired):
     assert_same(points, run(dj.Points(**ROWS), tmp_path / "run", paired=paired))
 
 
+def test_points_are_reported(tmp_path, capsys):
+    run(dj.Points(**ROWS), tmp_path / "run")
+    assert main(["report", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "Ornstein–Uhlenbeck toy: 12 updates, 4 replicas, " in said
+    assert "temperature 0.5 … 2 (2 values)" in said
+    assert "its seed" in said
+    assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} >= {"flow_levels.png", "x_over_grid.png"}
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [

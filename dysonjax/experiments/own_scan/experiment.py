@@ -27,8 +27,12 @@ class OwnScan(Experiment):
         return [StoredScan()]
 
     def analyse(self, results: Results) -> xr.Dataset:
-        """The results."""
-        return results.only
+        """The results; of points that are no grid, each replica is a point with one seed."""
+        ds = results.only
+        if "point" not in ds.dims:
+            return ds
+        numbered = ds.rename(seed="its seed").assign_coords(point=range(ds.sizes["point"]))
+        return numbered.expand_dims("seed", 1).assign_coords(seed=[0])
 
     def report(self, analysis: xr.Dataset) -> Report:
         """What was run, loss and largest level over the grid, level flow and maps."""

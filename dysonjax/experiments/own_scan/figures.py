@@ -24,23 +24,24 @@ def description(ds: xr.Dataset) -> str:
     """One sentence on what was run."""
     stored = json.loads(ds.attrs["experiment"])
     what = " of ".join(str(stored[key]) for key in ("dynamics", "model") if key in stored) or "a dynamics of its own"
-    axes = ", ".join(f"{_words(name)} {_range(ds[name].values)}" for name in _axes(ds))
+    axes = ", ".join(f"{_words(name)} {_range(np.unique(ds[name].values))}" for name in _columns(ds))
     lost = int((ds.diverged_step >= 0).sum())
     left = f"; {lost} of {ds.diverged_step.size} replicas became non-finite" if lost else ""
-    return f"{what}: {stored['steps']} updates, {ds.sizes['seed']} seeds, {axes}{left}."
+    count = f"{ds.sizes['point']} replicas" if "point" in ds.dims else f"{ds.sizes['seed']} seeds"
+    return f"{what}: {stored['steps']} updates, {count}, {axes}{left}."
 
 
 def table(ds: xr.Dataset) -> Table:
     """Last values at every point, mean ± standard error over the seeds that stayed finite."""
     values, finite = last_values(ds), ds.diverged_step < 0
     shown = Table(title=f"After {int(ds.step[-1])} updates, mean ± standard error over seeds")
-    for name in (*_axes(ds), *values, "non-finite"):
+    for name in (*_columns(ds), *values, "non-finite"):
         shown.add_column(_words(name), justify="right")
     points = list(np.ndindex(*(ds.sizes[name] for name in _axes(ds))))
     for place in points[:MOST_ROWS]:
         at = dict(zip(_axes(ds), place, strict=True))
         alive = finite.isel(at).values
-        cells = [f"{float(ds[name][i]):g}" for name, i in at.items()]
+        cells = [f"{float(ds[name].isel({str(d): at[str(d)] for d in ds[name].dims})):g}" for name in _columns(ds)]
         for value in values.values():
             some = value.isel(at).values[alive].astype(float)
             cells.append(str(estimate(some)) if some.size > 1 else f"{some[0]:.4g}" if some.size else "–")
@@ -130,6 +131,11 @@ def _map(ax: Axes, ds: xr.Dataset, axes: list[str], values: np.ndarray, label: s
 def _axes(ds: xr.Dataset) -> list[str]:
     """The grid's axes without the seed."""
     return [str(name) for name in ds.diverged_step.dims if name != "seed"]
+
+
+def _columns(ds: xr.Dataset) -> list[str]:
+    """What tells one point from another: the axes, or the hyper-parameters and the seed of points that are no grid."""
+    return [str(n) for n, c in ds.coords.items() if c.dims == ("point",) and n != "point"] or _axes(ds)
 
 
 def _varied(ds: xr.Dataset) -> list[str]:
