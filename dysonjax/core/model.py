@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dysonjax.core.dynamics import Dynamics
+from dysonjax.core.errors import require
 from dysonjax.core.potentials import LevelTheory
 
 
+@runtime_checkable
 class Model(Protocol):
     """What `sgd` needs to know of a model. All functions are pure and speak of one replica.
 
@@ -130,5 +132,7 @@ def default_init_width(model: Any) -> float:
 
 
 def mean_loss(model: Model, params: PyTree, examples: PyTree, task: PyTree) -> Float[Array, ""]:
-    """Mean of the model's loss over examples with a leading axis."""
-    return jnp.mean(jax.vmap(lambda example: model.loss(params, example, task))(examples))
+    """Mean of the model's loss over examples with a leading axis; raises `InputError` where a loss is no scalar."""
+    losses = jax.vmap(lambda example: model.loss(params, example, task))(examples)
+    require(losses.ndim == 1, "loss", f"an array of shape {losses.shape[1:]}", "a scalar for one example")
+    return jnp.mean(losses)

@@ -71,6 +71,8 @@ def sgd(
 
 
 def _of_examples(model: Model, batches: int | None, tests: int, optimizer: Optimizer | None) -> Dynamics:
+    expected = "a model; models.FlaxModel makes one of a flax module, a loss and data"
+    require(isinstance(model, Model), "model", model, expected)
     tests = whole("tests", tests)
     batches = None if batches is None else whole("batches", batches)
 

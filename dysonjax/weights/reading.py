@@ -33,8 +33,9 @@ def read_weights(
 
     An array of more than two axes is one matrix whose columns are its last axis (fold="last": flax convolutions and
     attention), or whose rows are its first ("first": PyTorch convolutions), or a stack of matrices, "name[0]", … in its
-    last two ("stack": scanned layers, heads). Vectors, and arrays of whole numbers, are passed over. The order is that
-    of the names, "layer2" before "layer10"; `argument` is what messages call the source.
+    last two ("stack": scanned layers, heads). Whole numbers are read as float64; vectors, and arrays of true and false,
+    are passed over. The order is that of the names, "layer2" before "layer10"; `argument` is what messages call the
+    source.
 
     Raises `InputError` for a path that does not exist or whose content is not what its name says, when the pattern
     matches no matrix, and for a matrix that is empty or holds NaN or ∞, by name.
@@ -72,8 +73,9 @@ def matrices_of(name: str, array: Any, fold: Fold) -> Iterator[tuple[str, Any]]:
 
 
 def _sound(name: str, matrix: np.ndarray) -> np.ndarray:
-    """As float32, or float64 where it is that."""
-    plain = np.asarray(matrix, np.float64 if matrix.dtype == np.float64 else np.float32)
+    """As float32, or float64 for that and what is longer, and for whole numbers."""
+    double = matrix.dtype.kind != "V" and (matrix.dtype.kind in "iu" or matrix.dtype.itemsize > 4)
+    plain = np.asarray(matrix, np.float64 if double else np.float32)
     bad = plain.size - int(np.isfinite(plain).sum())
     if plain.size == 0:
         raise InputError(f"{name} has shape {matrix.shape}: expected a matrix with entries")
@@ -83,8 +85,8 @@ def _sound(name: str, matrix: np.ndarray) -> np.ndarray:
 
 
 def _is_real(name: str, array: np.ndarray) -> bool:
-    """Floating-point numbers, those of 16 and 8 bits that NumPy does not know by itself too."""
-    real = array.dtype.kind == "f" or "float" in array.dtype.name
+    """Floating-point and whole numbers, those of 16, 8 and 4 bits that NumPy does not know by itself too."""
+    real = array.dtype.kind in "fiu" or "float" in array.dtype.name or "int" in array.dtype.name
     if array.ndim > 1 and not real and array.dtype.kind in "Vc":
         raise InputError(f"{name} has entries of type {array.dtype}: expected real numbers (.npz keeps no bfloat16)")
     return real

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from rich.table import Table
 
 from dysonjax import spectra
-from dysonjax.core.errors import require, whole
+from dysonjax.core.errors import InputError, require, whole
 from dysonjax.weights.bulk import bulk_spacings, fit_bulk, rank
 from dysonjax.weights.reading import Fold, read_weights
 from dysonjax.weights.tail import fit_tail, hill
@@ -23,6 +23,8 @@ TOLERANCE: Any = 1e-7
 """Of the largest level in Lanczos's iteration."""
 DENSE = 256
 """Up to this size the leading vector comes from all vectors, beyond from Lanczos's iteration."""
+LEAST_SIZE, LARGEST_SIZE = 1e-70, 1e70
+"""Of a matrix' largest entry: between them float64 holds the squares of levels, which the fits need."""
 
 COLUMNS: Mapping[str, str] = {
     "rows": "rows of W",
@@ -122,6 +124,8 @@ def analyze(
     base = jax.random.key(whole("key", key, 0, 2**32 - 1))
     now = read_weights(weights, pattern, fold)
     before = {} if initial is None else _matching(now, read_weights(initial, pattern, fold, "initial"))
+    for name, w in [*now.items(), *before.items()]:
+        _of_usual_size(name, w)
     rows, work = [], {name: min(w.shape) * w.size for name, w in now.items()}
     for done, (name, w) in enumerate(now.items(), 1):
         own = jax.random.fold_in(base, crc32(name.encode()))
@@ -256,6 +260,14 @@ def _matching(now: Mapping[str, np.ndarray], before: dict[str, np.ndarray]) -> d
         require(name in before, "initial", sorted(before), f"the matrix {name!r}, too")
         require(before[name].shape == w.shape, f"initial {name}", before[name].shape, f"the shape {w.shape}")
     return before
+
+
+def _of_usual_size(name: str, w: np.ndarray) -> None:
+    """Refuse a matrix whose levels are no numbers of float64, or all of them zero there."""
+    size = float(np.max(np.abs(w)))
+    if size and not LEAST_SIZE <= size <= LARGEST_SIZE:
+        expected = f"0, or between {LEAST_SIZE:g} and {LARGEST_SIZE:g} (levels go with its square)"
+        raise InputError(f"{name} has a largest entry of size {size:.3g}: expected {expected}")
 
 
 def _number(value: float) -> str:

@@ -195,3 +195,17 @@ def test_too_few_examples_are_refused(batches, batch_size, message):
 def test_bad_options_are_refused(bad):
     with pytest.raises(dj.InputError, match=r"expected a whole number of at least 1$"):
         dj.sgd(NET, **bad)
+
+
+def test_no_model_and_a_loss_that_is_no_scalar_are_refused():
+    with pytest.raises(dj.InputError, match=r"^model = 3: expected a model; models\.FlaxModel makes one"):
+        dj.sgd(3)
+
+    class Vector(type(finite_model(30))):
+        def loss(self, params, example, task):
+            return jnp.ones(2) * super().loss(params, example, task)
+
+    vector = object.__new__(Vector)
+    vars(vector).update(vars(finite_model(30)))
+    with pytest.raises(dj.InputError, match=r"^loss = 'an array of shape \(2,\)': expected a scalar for one example"):
+        dj.scan(dj.sgd(vector, batches=2), dj.Grid(learning_rate=[0.1], batch_size=[2]), 2)

@@ -140,6 +140,7 @@ def test_three_phases_each_by_its_own_order_parameter(run):
 def test_order_parameters_are_what_they_are_called(run, diagram):
     assert run.levels.dims == ("learning_rate", "init_width", "batch_size", "seed", "snapshot", "level")
     np.testing.assert_allclose(run.test_error, 2 * run.test_loss, rtol=1e-4, atol=1e-9)
+    assert "twice test_loss" in run.test_error.long_name
     assert (np.abs(run.alignment) <= 1 / 128 + 1e-6).all()
     start = run.memory.isel(snapshot=0)  # with itself: ⟨φ²⟩, which grows with the width
     assert (start > 0).all()

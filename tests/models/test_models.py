@@ -254,3 +254,55 @@ def test_bad_flax_models_are_refused():
         flax_model(data=(DATA[0], DATA[1][:5]))
     with pytest.raises(dj.InputError, match=r"^module = 'Net': expected at least one watched parameter"):
         flax_model(watch=lambda name: False)
+
+
+def test_lists_of_numbers_are_data():
+    lists = DATA[0].tolist(), tuple(map(tuple, DATA[1].tolist()))
+    for data in (lists, {"x": lists[0], "y": lists[1]}, (DATA[0], lists[1])):
+        loss = squared_error if isinstance(data, tuple) else lambda net, one: squared_error(net, (one["x"], one["y"]))
+        model = dj.models.FlaxModel(Net, loss, data)
+        assert model.examples == 20
+        for found, wanted in zip(jax.tree.leaves(model.data), DATA, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    assert flax_model().data[0] is DATA[0]  # arrays stay as they are
+
+
+def broken(*arguments):
+    raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "cause"),
+    [
+        ({"module": lambda rngs: None}, "module = <function .*: expected .* builds an nnx module, not None$", None),
+        ({"module": broken}, r"module = <function broken .*module \(KeyError: 'mine'\)$", KeyError),
+        ({"module": Net}, "", None),
+        ({"module": Net(nnx.Rngs(0))}, r"module = .*\(TypeError: ", TypeError),
+        ({"module": 3}, "module = 3: expected a function$", None),
+        ({"data": (DATA[0][:, :2], DATA[1])}, r"loss_function = .* example of \(2,\), \(1,\) \(", Exception),
+        ({"data": ([[1, 2], [3]], [1, 2])}, "data = .*: expected arrays, or lists of numbers of one", ValueError),
+        ({"data": (["a", "b"], [1, 2])}, "data = .*: expected arrays", None),
+        ({"data": (1.0, 2.0)}, "loss_function = ", Exception),
+        ({"data": None}, "data = .*: expected arrays with one common leading axis$", None),
+        ({"data": broken}, r"data = .*num examples \(KeyError: 'mine'\)$", KeyError),
+        (
+            {"data": lambda key, num: jnp.ones((3, 3))},
+            r"data = .* for num = 2 not arrays of shapes \[\(3, 3\)\]$",
+            None,
+        ),
+        ({"loss_function": broken}, r"loss_function = .*\(KeyError: 'mine'\)$", KeyError),
+        ({"loss_function": lambda net, one: net(one[0])}, r"loss_function = .* scalar, not float32\[1\]$", None),
+        ({"loss_function": lambda net, one: jnp.int32(1)}, r"loss_function = .* scalar, not int32\[\]$", None),
+        ({"loss_function": lambda net, one: None}, "loss_function = .* scalar, not None$", None),
+        ({"watch": "kernel"}, "watch = 'kernel': expected a function$", None),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line_with_its_cause(options, words, cause):
+    given = {"module": Net, "loss_function": squared_error, "data": DATA, **options}
+    if not words:
+        dj.models.FlaxModel(**given)
+        return
+    with pytest.raises(dj.InputError, match=f"^{words}") as refusal:
+        dj.models.FlaxModel(**given)
+    assert "\n" not in str(refusal.value)
+    assert type(refusal.value.__cause__) is type(None) if cause is None else isinstance(refusal.value.__cause__, cause)

@@ -19,7 +19,7 @@ ARRAYS = {
     "h.2.attn.bias": np.zeros(6, np.float32),
     "half": RNG.normal(size=(5, 5)).astype(np.float16),
     "one_row": np.ones((1, 7), np.float32),
-    "ids": np.zeros((4, 4), np.int32),
+    "mask": np.zeros((4, 4), bool),
 }
 MATRICES = ["h.2.attn.weight", "h.10.attn.weight", "half"]
 
@@ -86,6 +86,13 @@ def test_in_memory():
     found = read_weights(nnx.state(model, nnx.Param), "*kernel")
     assert [m.shape for m in found.values()] == [(5, 7), (7, 2)]
     assert all(name.endswith("kernel") for name in found)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int32, np.int64, ml_dtypes.int4])
+def test_whole_numbers_are_numbers(kind):
+    w = np.arange(12).reshape(3, 4) % 7
+    same(read_weights({"w": w.astype(kind), "mask": w > 3}), ["w"], {"w": w})
+    assert read_weights({"w": np.full((2, 2), 2**31 - 1)})["w"].max() == 2**31 - 1
 
 
 def test_more_axes():

@@ -179,6 +179,15 @@ def test_table():
     assert "nan" not in said
 
 
+@pytest.mark.parametrize("scale", [1e-69, 1e60])
+def test_units_change_nothing_else(scale):
+    w = noise(40, 60, np.random.default_rng(5))
+    one, other = analyze({"w": w}, vectors=True), analyze({"w": scale * w}, {"w": w * scale}, vectors=True)
+    for name in ("stable_rank", "outliers", "bulk_ks", "alpha", "mean_ratio", "largest_p", "rank"):
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-6)
+    np.testing.assert_allclose(one.largest * scale**2, other.largest, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -187,6 +196,8 @@ def test_table():
         (lambda: analyze({"w": noise(4, 5)}, {"w": noise(5, 4)}), "initial w = (5, 4): expected the shape (4, 5)"),
         (lambda: analyze({"w": noise(4, 5)}, {"w": np.full((4, 5), np.inf)}), "w has 20 entries that are NaN"),
         (lambda: analyze({"w": noise(4, 5)}, "missing.npz"), "initial = 'missing.npz'"),
+        (lambda: analyze({"w": noise(4, 5) * 1e300}), "w has a largest entry of size "),
+        (lambda: analyze({"w": noise(4, 5)}, {"w": noise(4, 5) * 1e-300}), "w has a largest entry of size "),
         (lambda: analyze(MODEL, level=0), "level = 0: expected"),
         (lambda: analyze(MODEL, key=-1), "key = -1: expected"),
         (lambda: analyze(np.eye(3)), "weights = "),

@@ -36,7 +36,7 @@ from dysonjax.kernels.products import (
 from dysonjax.models.tanh_network import TanhNetwork, Weights
 
 _ORDER_PARAMETERS = {
-    "test_error": Variable((), "test loss ⟨(y_t − y)²⟩ on the test inputs"),
+    "test_error": Variable((), "mean square error ⟨|y_t − y|²⟩ on the test inputs, twice test_loss (which has ½)"),
     "memory": Variable((), "q_time = (1/nK) Σ φ(0)·φ(t)"),
     "alignment": Variable((), "hs = (1/n) ⟨h, φ⟩/(|h| |φ|), h = Zᵀ y_t"),
     "drift": Variable((), "K_t = |K̃_11| − |K̃_KK|"),
