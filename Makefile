@@ -29,7 +29,7 @@ lint: .venv/installed-test  ## ruff's rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/installed-test  ## pyright on dysonjax/
+types: .venv/installed-test  ## pyright on dysonjax/, tests/ and benchmarks/
 	$(BIN)/basedpyright
 
 bench: .venv/installed-bench  ## all benchmarks, an hour

@@ -23,9 +23,8 @@ import numpy as np
 import tyro
 
 from benchmarks import record
-from dysonjax import ensembles
-from dysonjax.weights import bulk
-from dysonjax.weights.spectral_report import analyze
+from dysonjax import analyze, ensembles
+from dysonjax.weights import bulk  # inside: the nulls that --calibrate prints are of its own statistics
 
 PEER = all(importlib.util.find_spec(name) is not None for name in ("weightwatcher", "torch"))
 

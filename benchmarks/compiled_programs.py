@@ -22,7 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 import dysonjax as dj
 from benchmarks.gpt import text
 from dysonjax import models
-from dysonjax.experiments.gpt import training
+from dysonjax.experiments import GPTRun
+from dysonjax.experiments.gpt import training  # inside: the one program that a training compiles
 
 LEVELS = 10
 
@@ -100,7 +101,7 @@ def _gpt(device: Any, replicas: int) -> Lowered:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "ring.txt"
         place.write_text(text())
-        run = training.GPTRun(str(place))
+        run = GPTRun(str(place))
         tokens = jnp.asarray(run.source.train)
 
     def start() -> training.State:

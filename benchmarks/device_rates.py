@@ -172,6 +172,7 @@ def eigenvalues(context: Context, n: int) -> dict[str, Any]:
     for name, program in programs.items():
 
         def run(times: int, program: Any = program) -> None:
+            values = None
             for _ in range(times):
                 values = program(on_device)
             jax.block_until_ready(values)

@@ -25,8 +25,8 @@ import tyro
 
 import dysonjax as dj
 from benchmarks import record
-from dysonjax.engine.grid import Replicas
-from dysonjax.kernels import random_numbers as noise
+from dysonjax.engine.grid import Replicas  # inside: the keys for `simulate`, without scan's store and labels
+from dysonjax.kernels import random_numbers as noise  # inside: a kernel's own rate
 
 DT, KAPPA = 1e-3, 1.0
 RELAXED = 5.0
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
 def problem(n: int, replicas: int) -> Problem:
     start = np.linspace(2, -2, n) if n > 1 else np.zeros(1)
     hot = np.linspace(0.01, 0.1, replicas, dtype=np.float32) * min(1, 10 / n)  # so that gaps outlast the few steps
-    return Problem(np.repeat(np.float32(start)[:, None], replicas, 1), hot.astype(np.float32))
+    return Problem(np.repeat(start.astype(np.float32)[:, None], replicas, 1), hot.astype(np.float32))
 
 
 def gas_of(n: int, scheme: str | None) -> dj.Dynamics:
@@ -102,7 +102,7 @@ def numpy_program(n: int, replicas: int, by_pairs: bool) -> Callable[[int], np.n
 
 
 def torch_program(n: int, replicas: int) -> Callable[[int], np.ndarray]:
-    import torch
+    import torch  # type: ignore[import-not-found]  # of the extra "bench"
 
     p = problem(n, replicas)
     temperature, eye = torch.from_numpy(p.temperature), torch.eye(n)[..., None]
@@ -122,8 +122,8 @@ def torch_program(n: int, replicas: int) -> Callable[[int], np.ndarray]:
 
 def diffrax_program(n: int, replicas: int, vmapped: bool) -> Callable[[int], np.ndarray]:
     """Its documentation's advice: `UnsafeBrownianPath`, constant step, saved at the end only, no exceptions, jitted."""
-    import diffrax
-    import lineax
+    import diffrax  # type: ignore[import-not-found]  # of the extra "bench"
+    import lineax  # type: ignore[import-not-found]  # of the extra "bench"
 
     p = problem(n, replicas)
     shape = (n,) if vmapped else (n, replicas)
@@ -253,7 +253,7 @@ def quality(n: int, scheme: str, dt: float, replicas: int) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     exact = exact_levels(n)
     spacing = lambda y: y[:, n // 2 - 1] - y[:, n // 2]  # noqa: E731
-    distance = lambda a, b: float(scipy.stats.ks_2samp(a, b, method="asymp").statistic)  # noqa: E731
+    distance = lambda a, b: float(scipy.stats.ks_2samp(a, b, method="asymp").statistic)  # noqa: E731  # type: ignore[attr-defined]  # scipy has no types
     return {
         "levels": n, "scheme": scheme, "dt": dt, "seconds": seconds, "replicas": replicas,
         "spacing": distance(spacing(x), spacing(exact)), "density": distance(x.ravel(), exact.ravel()),

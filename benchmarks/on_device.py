@@ -152,7 +152,7 @@ class Session:
 
     def measure(self, number: int, row: Row) -> dict[str, Any]:
         """Status and figures of a row."""
-        limit = self.deadline
+        limit, budget, patience = self.deadline, 0.0, 0.0
         try:
             worker = self.ready()
             left = self.deadline - time.monotonic()

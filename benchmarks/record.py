@@ -14,7 +14,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 
 
-def spread(samples: Sequence[float]) -> dict[str, float]:
+def spread(samples: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Median, minimum and maximum of repeated timings."""
     return {"median": float(np.median(samples)), "min": float(min(samples)), "max": float(max(samples))}
 

@@ -33,13 +33,13 @@ import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import record
-from dysonjax import use_all_cores
-from dysonjax.engine.loop import _program, simulate
-from dysonjax.engine.planning import Plan, prepare
+from dysonjax import simulate, use_all_cores
+from dysonjax.engine.loop import _program  # inside: the compiled kernel alone, to say what all around it costs
+from dysonjax.engine.planning import Plan, prepare  # inside: the blocks and tiles that `scan` would choose
 from dysonjax.experiments import GasRun, PhaseDiagram, Results, ScanJob
-from dysonjax.runtime.team import joined
-from dysonjax.storage import store
-from dysonjax.storage.metadata import provenance
+from dysonjax.runtime.team import joined  # inside: what the command line does for several processes
+from dysonjax.storage import store  # inside: the store without an engine
+from dysonjax.storage.metadata import provenance  # inside: what the store notes
 
 
 def gas(replicas: int, steps: int) -> GasRun:
@@ -51,7 +51,7 @@ def bare(planned: Plan, count: int | None = None) -> float:
     """Seconds of all blocks' compiled kernels, or of the first `count`: no chunks, snapshots, copies, store."""
     devices = tuple(planned.devices)
     sharding = NamedSharding(Mesh(np.array(devices), ("tiles",)), PartitionSpec("tiles"))
-    blocks = []
+    blocks: list[tuple[Any, Any, Any]] = []
     for bucket in range(len(planned.replicas.buckets)):
         hyper = planned.replicas.hyper(bucket, slice(0, 1))
         static = {name: hyper[name] for name in planned.scan.dynamics.static}

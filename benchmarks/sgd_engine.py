@@ -23,8 +23,8 @@ import tyro
 
 import dysonjax as dj
 from benchmarks import record
-from dysonjax.engine.grid import Replicas
-from dysonjax.kernels import products as blocks
+from dysonjax.engine.grid import Replicas  # inside: the keys that scan gives its replicas, for the peers
+from dysonjax.kernels import products as blocks  # inside: both forms of its products are compared
 
 PUBLISHED_UPDATES = 1.44e12
 TORCH = importlib.util.find_spec("torch") is not None  # comes with the extra `bench`; without it its rows are left out
@@ -128,7 +128,7 @@ def _networks(p: Problem, dtype: type) -> list[list[np.ndarray]]:
 
 def torch_one_at_a_time(p: Problem, steps: int) -> np.ndarray:
     """PyTorch with autograd and its SGD, one network at a time, one thread (more only cost time at this size)."""
-    import torch
+    import torch  # type: ignore[import-not-found]  # of the extra "bench"
 
     torch.set_num_threads(1)
     final = []
@@ -149,7 +149,7 @@ def torch_vmapped(p: Problem, steps: int) -> np.ndarray:
     """PyTorch with `torch.func.vmap` of `torch.func.grad` over all networks, all cores."""
     import os
 
-    import torch
+    import torch  # type: ignore[import-not-found]  # of the extra "bench"
 
     torch.set_num_threads(os.cpu_count() or 1)
 
@@ -309,14 +309,14 @@ def show(result: dict[str, Any]) -> None:
 
 def readme_table() -> str:
     """Updates per second and medians of the ratios, a row for each recorded device and JAX version."""
-    rows = []
+    rows, peers = [], []
     for line in sorted(record.last("sgd_engine"), key=lambda x: x["versions"]["jax"]):
         rates = line["updates_per_second"]
         million = "{median:.1f} ({min:.1f} – {max:.1f})".format(**{k: v / 1e6 for k, v in rates["engine"].items()})
         ratios = ["{median:.0f} ({min:.0f} – {max:.0f})".format(**r) for r in line["ratios"].values()]
         machine = f"{line['device']}, JAX {line['versions']['jax']}"
         rows.append([machine, million, *ratios, f"{line['share_of_peak']:.0%}"])
-    peers = [name.removeprefix("engine / ") for name in line["ratios"]]
+        peers = [name.removeprefix("engine / ") for name in line["ratios"]]
     return record.markdown(["machine", "million updates/s", *(f"× {p}" for p in peers), "of peak"], rows)
 
 

@@ -108,7 +108,7 @@ def beta_ensemble(n: int, count: int, repeats: int) -> dict[str, Any]:
     few = max(count // 50, 4)
     peers: dict[str, tuple[Callable[[], Any], float]] = {"scipy, one at a time": (lambda: scipy_hermite(n, few), few)}
     if DPPY:
-        from dppy.beta_ensembles import HermiteEnsemble
+        from dppy.beta_ensembles import HermiteEnsemble  # type: ignore[import-not-found]  # of the extra "bench"
 
         ensemble = HermiteEnsemble(beta=1)
         peers["DPPy"] = (lambda: [ensemble.sample_banded_model(size_N=n) for _ in range(few)], few)

@@ -353,7 +353,7 @@ def run_here(out: Path, names: Iterable[str]) -> None:
             arrays = {key: np.asarray(value) for key, value in RUNS[name](Path(place) / "run").items()}
         if not arrays:
             raise SystemExit(f"{name}: nothing was recorded")
-        np.savez(out / name, **arrays)
+        np.savez(out / name, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
         print(f"{out.name} {name}: {len(arrays)} arrays, {perf_counter() - began:.1f} s", flush=True)
 
 

@@ -3,6 +3,7 @@
 import ast
 import functools
 import types
+from collections.abc import Set
 from pathlib import Path
 
 import grimp
@@ -86,7 +87,7 @@ def test_the_library_never_prints(name):
     assert prints(TREES[name]) == []
 
 
-def undocumented(tree, promised=frozenset()):
+def undocumented(tree, promised: Set[str] = frozenset()):
     """Public classes, functions and methods without a docstring.
 
     Methods that a protocol of the package promises are described there, once for all who keep it, and dunder methods
@@ -113,7 +114,7 @@ def promises():
     ]
     members = [member for node in protocols for member in node.body]
     methods = {m.name for m in members if isinstance(m, ast.FunctionDef)}
-    return methods | {m.target.id for m in members if isinstance(m, ast.AnnAssign)}
+    return methods | {m.target.id for m in members if isinstance(m, ast.AnnAssign) and isinstance(m.target, ast.Name)}
 
 
 @pytest.mark.parametrize("name", FILES)

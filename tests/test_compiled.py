@@ -66,7 +66,9 @@ def test_program_of_the_cpu_is_read():
 
         return jax.lax.fori_loop(0, steps, update, x)
 
-    module = hlo.parse(jax.jit(advance).lower(jnp.ones(32), jnp.ones((50, 32)), 3).compile().as_text())
+    text = jax.jit(advance).lower(jnp.ones(32), jnp.ones((50, 32)), 3).compile().as_text()
+    assert text is not None
+    module = hlo.parse(text)
     update = update_of(module)
     assert [trips for trips, _ in update.loops] == [11]
     assert update.kernels.total() >= 1

@@ -5,13 +5,13 @@ are those of one replica, with `(spectra, state, hyper)` as their view of it, wh
 or, where that is faster, of a block.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from dysonjax.core.dynamics import Hyper, Spectra
 from dysonjax.core.errors import InputError, require, shown, whole
@@ -129,7 +129,13 @@ def moments(name: str, measure: Measure, variable: Variable = Variable(), every:
     return Observable(init, result, labels, update, every, config={"moments": name, "every": every})
 
 
-def histogram(name: str, measure: Measure, edges: Array, variable: Variable = Variable(), every: int = 1) -> Observable:
+def histogram(
+    name: str,
+    measure: Measure,
+    edges: Float[ArrayLike, " b+1"] | Sequence[float],
+    variable: Variable = Variable(),
+    every: int = 1,
+) -> Observable:
     """Counts of all entries of `measure` over the window, in bins `edges` [b + 1], as [b + 2]: below, bins, above."""
     whole("every", every)
     try:

@@ -1,6 +1,6 @@
 """Levels in any potential at equilibrium: hybrid Monte Carlo for the log-gas, one independent chain for each sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ def log_gas(
     warm_up: int = 300,
     trajectories: int = 100,
     leapfrog_steps: int | None = None,
-    start: Float[Array, " n"] | None = None,
+    start: Float[ArrayLike, " n"] | Sequence[float] | None = None,
 ) -> LogGas:
     """Independent samples of n levels in a potential, by hybrid Monte Carlo (Duane et al., Phys. Lett. B 195, 216).
 
@@ -86,7 +86,7 @@ def log_gas(
     return LogGas(levels, acceptance, step_size, result.effective_samples)
 
 
-def _checked_start(start: ArrayLike, n: int) -> Array:
+def _checked_start(start: ArrayLike | Sequence[float], n: int) -> Array:
     try:
         x = jnp.asarray(start, float)
     except (TypeError, ValueError):

@@ -1,10 +1,9 @@
 """What a model provides to be trained by `sgd`, and `FlaxModel`, which makes one of anybody's flax module."""
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,11 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import InputError, require, shown
+
+if TYPE_CHECKING:  # pyright holds a cached property for something else than the property that `Model` asks for
+    cached_property = property
+else:
+    from functools import cached_property
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +108,7 @@ class FlaxModel:
     def examples(self) -> int | None:
         return None if callable(self.data) else len(jax.tree.leaves(self.data)[0])
 
-    @functools.cached_property
+    @cached_property
     def config(self) -> Mapping[str, Any]:
         abstract = self._abstract()
         shapes = {name: list(x.shape) for name, x in _named(nnx.state(abstract, nnx.Param))}

@@ -1,6 +1,6 @@
 """Numbers with their errors: means, jackknife and bootstrap over independent replicas, distances between laws."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -99,7 +99,7 @@ def bootstrap(
     return Estimate(np.asarray(statistic(x)), np.asarray(jnp.std(drawn, axis=0, ddof=1)), len(x))
 
 
-def density(x: Float[ArrayLike, "R n"], edges: Float[ArrayLike, " b"]) -> Estimate:
+def density(x: Float[ArrayLike, "R n"], edges: Float[ArrayLike, " b"] | Sequence[float]) -> Estimate:
     """Density of levels in bins `edges`, [b − 1], normalised over all levels, with errors over replicas."""
     levels, edges = np.asarray(x, float), np.asarray(edges, float)
     require(edges.ndim == 1 and np.all(np.diff(edges) > 0), "edges", edges.shape, "increasing edges")

@@ -1,5 +1,7 @@
 """Fits to spacings and ratios with standard errors, and p-values of outlying levels."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
@@ -50,7 +52,7 @@ def fit_beta_from_ratios(ratios: Float[ArrayLike, "R ..."]) -> Estimate:
 
 
 def tracy_widom_p_values(
-    levels: Float[ArrayLike, "... k"], shape: tuple[int, int], variance: float
+    levels: Float[ArrayLike, "... k"] | Sequence[float], shape: tuple[int, int], variance: float
 ) -> Float[np.ndarray, "... k"]:
     """Probability that the largest level of X = W Wᵀ, W of K × L entries N(0, variance/L), exceeds each level.
 
@@ -68,7 +70,7 @@ def tracy_widom_p_values(
 
 
 def outliers(
-    levels: Float[ArrayLike, "... k"], shape: tuple[int, int], variance: float, level: float = 0.01
+    levels: Float[ArrayLike, "... k"] | Sequence[float], shape: tuple[int, int], variance: float, level: float = 0.01
 ) -> np.ndarray:
     """True for each level that the largest of a random matrix would exceed with a probability below `level`."""
     require(0 < level < 1, "level", level, "a probability in (0, 1)")

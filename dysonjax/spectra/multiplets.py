@@ -71,7 +71,7 @@ class MultipletTest(NamedTuple):
     width: Estimate
 
 
-def multiplets(centres: Float[ArrayLike, " n"], tolerance: float = 1e-6) -> tuple[slice, ...]:
+def multiplets(centres: Float[ArrayLike, " n"] | Sequence[float], tolerance: float = 1e-6) -> tuple[slice, ...]:
     """Runs of equal neighbours among centres [n] sorted largest first, to `tolerance` of the largest magnitude.
 
     Raises `InputError` for centres that are not sorted so.
@@ -225,7 +225,9 @@ def equal_temperature_test(
 
 
 def fitted_centres(
-    levels: Float[ArrayLike, "R n"], multiplets: Sequence[slice], fixed_points: Float[ArrayLike, " n"] | None = None
+    levels: Float[ArrayLike, "R n"],
+    multiplets: Sequence[slice],
+    fixed_points: Float[ArrayLike, " n"] | Sequence[float] | None = None,
 ) -> Estimate:
     """Mean of each multiplet's levels over replicas [number of multiplets], divided by its fixed point if given.
 
@@ -291,7 +293,7 @@ def multiplet_ks(
     return MultipletTest(float(_ks(unit(reduced.ravel()), cdf)), p_value, middle, size)
 
 
-def _finite(name: str, value: ArrayLike, ndim: int | None = None) -> np.ndarray:
+def _finite(name: str, value: ArrayLike | Sequence[float], ndim: int | None = None) -> np.ndarray:
     x = np.asarray(value, float)
     require(ndim is None or x.ndim == ndim, name, x.shape, f"an array of {ndim} axes")
     require(x.size and np.all(np.isfinite(x)), name, value, "finite numbers")

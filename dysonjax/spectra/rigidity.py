@@ -4,6 +4,7 @@ Kernels take levels at unit mean spacing, [..., n], sorted either way, and lengt
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ WINDOWS = 256
 
 
 def number_variance(
-    unfolded: Float[Array, "... n"], lengths: Float[ArrayLike, " m"], span: tuple[float, float] | None = None
+    unfolded: Float[Array, "... n"],
+    lengths: Float[ArrayLike, " m"] | Sequence[float],
+    span: tuple[float, float] | None = None,
 ) -> Float[Array, "... m"]:
     """Σ²(L) = ⟨(N(s, s + L) − L)²⟩ over all positions s of the window inside `span`, integrated exactly.
 
@@ -64,7 +67,9 @@ def _number_variance(u: Array, length: Array, low: Array, high: Array) -> Array:
 
 
 def rigidity(
-    unfolded: Float[Array, "... n"], lengths: Float[ArrayLike, " m"], span: tuple[float, float] | None = None
+    unfolded: Float[Array, "... n"],
+    lengths: Float[ArrayLike, " m"] | Sequence[float],
+    span: tuple[float, float] | None = None,
 ) -> Float[Array, "... m"]:
     """Δ₃(L): mean square distance of the staircase from its best line in a window, mean over `WINDOWS` windows.
 
@@ -114,7 +119,9 @@ def _rigidity(u: Array, low: Array, high: Array, lengths: Array, most: int) -> A
     return jax.lax.map(lambda s: over_lengths(s[0], s[1], s[2], lengths), (u, low, high), batch_size=8)
 
 
-def spectral_form_factor(unfolded: Float[Array, "R n"], times: Float[ArrayLike, " m"]) -> tuple[Array, Array]:
+def spectral_form_factor(
+    unfolded: Float[Array, "R n"], times: Float[ArrayLike, " m"] | Sequence[float]
+) -> tuple[Array, Array]:
     """K(τ) = ⟨|Σ e^{2πiτu}|²⟩/n and its connected part, without |⟨Σ e^{2πiτu}⟩|²/n: [m] each, means over replicas."""
     phase = 2 * jnp.pi * jnp.asarray(times, unfolded.dtype)[:, None, None] * unfolded
     wave = jnp.sum(jnp.exp(1j * phase), axis=-1)
@@ -125,7 +132,7 @@ def spectral_form_factor(unfolded: Float[Array, "R n"], times: Float[ArrayLike, 
     return whole, connected
 
 
-def number_variance_law(lengths: Float[ArrayLike, " m"], beta: int) -> Float[np.ndarray, " m"]:
+def number_variance_law(lengths: Float[ArrayLike, " m"] | Sequence[float], beta: int) -> Float[np.ndarray, " m"]:
     """Σ²(L) of large random matrices, β = 1, 2, 4, and L for β = 0, Poisson levels (Mehta, ch. 16), exact.
 
     β = 2: [ln 2πL + γ + 1 − cos 2πL − Ci 2πL]/π² + L [1 − 2 Si(2πL)/π]; β = 1: twice that + Si(πL)²/π² − Si(πL)/π;
@@ -146,7 +153,7 @@ def number_variance_law(lengths: Float[ArrayLike, " m"], beta: int) -> Float[np.
     return 2 * unitary + (si / np.pi) ** 2 - si / np.pi
 
 
-def rigidity_law(lengths: Float[ArrayLike, " m"], beta: int) -> Float[np.ndarray, " m"]:
+def rigidity_law(lengths: Float[ArrayLike, " m"] | Sequence[float], beta: int) -> Float[np.ndarray, " m"]:
     """Δ₃(L) = (2/L⁴) ∫₀^L (L³ − 2L²r + r³) Σ²(r) dr of the same levels; L/15 for β = 0."""
     x = np.atleast_1d(np.asarray(lengths, float))
     nodes, weights = np.polynomial.legendre.leggauss(400)
@@ -155,7 +162,7 @@ def rigidity_law(lengths: Float[ArrayLike, " m"], beta: int) -> Float[np.ndarray
     return (values * (1 - 2 * t + t**3)) @ weights
 
 
-def form_factor_law(times: Float[ArrayLike, " m"], beta: int) -> Float[np.ndarray, " m"]:
+def form_factor_law(times: Float[ArrayLike, " m"] | Sequence[float], beta: int) -> Float[np.ndarray, " m"]:
     """Connected K(τ) of large random matrices, β = 1, 2, 4, and 1 for β = 0 (Mehta, chs. 6, 7 and 11).
 
     β = 2: min(|τ|, 1); β = 1: 2τ − τ ln(1 + 2τ), beyond 1: 2 − τ ln((2τ + 1)/(2τ − 1)); β = 4: τ/2 − (τ/4) ln|1 − τ|,
@@ -180,7 +187,7 @@ def _ends(u: Array, span: tuple[float, float] | None) -> tuple[Array, Array]:
     return jnp.full(len(u), span[0], u.dtype), jnp.full(len(u), span[1], u.dtype)
 
 
-def _lengths(u: Array, lengths: ArrayLike, span: tuple[float, float] | None) -> np.ndarray:
+def _lengths(u: Array, lengths: ArrayLike | Sequence[float], span: tuple[float, float] | None) -> np.ndarray:
     found = np.atleast_1d(np.asarray(lengths, float))
     require(np.all(np.isfinite(found)) and np.all(found > 0), "lengths", found, "positive lengths")
     shortest = np.inf if span is None else span[1] - span[0]

@@ -93,7 +93,7 @@ class SpectralMonitor:
             threadpool_limits(1, user_api="blas")
         _fill(self, plan, _start(plan, parameters))
 
-    def update(self, params: PyTree, step: int | Int[Array, ""]) -> "SpectralMonitor":
+    def update(self, params: PyTree, step: int | np.integer | Int[Array, ""]) -> "SpectralMonitor":
         """The monitor with the spectra of `params`, if `step` is one of `times`; else, and beyond `steps`, as it is.
 
         `params` are those after `step` updates; step 0 was recorded at the start. Off the times an `int` costs nothing,

@@ -11,6 +11,7 @@ Levels are taken for independent numbers, as the largest ones of heavy-tailed ma
 spectrum repel each other, and then the errors are too large.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -60,7 +61,7 @@ NOTHING = TailFit(
 )
 
 
-def fit_tail(key: PRNGKeyArray, levels: Float[ArrayLike, " n"], samples: int = 100) -> TailFit:
+def fit_tail(key: PRNGKeyArray, levels: Float[ArrayLike, " n"] | Sequence[float], samples: int = 100) -> TailFit:
     """A power law ρ(x) ∝ x^{−α}, x ≥ x_min, of the levels [n], in any order; zeros are left out.
 
     α = 1 + m/Σ ln(x/x_min) of the m levels from x_min on (Hill's estimate, the most likely one), at the x_min where the
@@ -91,7 +92,7 @@ def fit_tail(key: PRNGKeyArray, levels: Float[ArrayLike, " n"], samples: int = 1
     )
 
 
-def hill(levels: Float[ArrayLike, " n"]) -> Float[np.ndarray, "n-1"]:
+def hill(levels: Float[ArrayLike, " n"] | Sequence[float]) -> Float[np.ndarray, "n-1"]:
     """Hill's estimates α_k = 1 + k/Σ_{i≤k} ln(x_i/x_{k+1}) from the k largest levels, k = 1 … n − 1: Hill's plot.
 
     Flat over a range of k where there is a power law (Hill, Ann. Stat. 3, 1163 (1975)). `levels` in any order, NaN

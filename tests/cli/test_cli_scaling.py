@@ -22,6 +22,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_ends_with_tables_and_figures(finished):
     run = running.experiment_of(finished)
+    assert isinstance(run, ScalingRun)
     assert run.settings == ((0.1, 4), (0.1, 8)) and run.seeds == 40 and run.noise == 0.5
     assert "fits through the origin" in (finished / "report.txt").read_text()
     assert len(list((finished / "figures").glob("*.png"))) >= 4
@@ -32,7 +33,8 @@ def test_a_run_of_two_levels_ends_with_more_tables_and_figures(tmp_path):
     words = ["--learning-rate", "0.1,0.2", "--batch-size", "4,8", "--seeds", "40", "--level", "sgd,dyson"]
     out = tmp_path / "run"
     assert main(["scaling", "teacher-student", *words, "--time", "5", "--noise", "0.5", "--out", str(out)]) == 0
-    assert running.experiment_of(out).settings == ((0.1, 4), (0.1, 8), (0.2, 4), (0.2, 8))
+    run = running.experiment_of(out)
+    assert isinstance(run, ScalingRun) and run.settings == ((0.1, 4), (0.1, 8), (0.2, 4), (0.2, 8))
     text = (out / "report.txt").read_text()
     assert "fits through the origin" in text and "settings of equal T" in text
     assert len(list((out / "figures").glob("*.png"))) >= 5
@@ -55,7 +57,8 @@ def test_another_run_is_refused_or_replaced(finished, tmp_path, capsys, monkeypa
     copy = tmp_path / "copy"
     running.run(ScalingRun("teacher-student", ((0.1, 4),), seeds=2, time=1.0), copy)
     assert main([*other, "--level", "sgd", "--out", str(copy), "--overwrite"]) == 0
-    assert running.experiment_of(copy).steps == 20
+    run = running.experiment_of(copy)
+    assert isinstance(run, ScalingRun) and run.steps == 20
 
 
 def test_a_rank_one_teacher_is_reproduced_and_shown_again(tmp_path, monkeypatch, capsys):

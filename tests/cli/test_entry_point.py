@@ -137,7 +137,7 @@ def test_a_run_in_rounds_decides_as_if_it_had_not_been_stopped(run, tmp_path, mo
     monkeypatch.setattr(ScanJob, "run", compute)
     assert run("rounds", "--resume", parts).splitlines()[0] == said.splitlines()[0]
     one, two = (zarr.open_group(place / "second" / "store.zarr", mode="r") for place in (whole, parts))
-    np.testing.assert_array_equal(one["levels"][:], two["levels"][:])
+    np.testing.assert_array_equal(np.asarray(one["levels"]), np.asarray(two["levels"]))
     assert (whole / "report.txt").read_text() == (parts / "report.txt").read_text()
 
 

@@ -113,7 +113,7 @@ def test_any_potential():
 
 def test_rbm_levels_settle_where_the_target_is():
     kappa = np.array([4.0, 5.0, 6.5])
-    gas = dj.dyson(3, dj.RBMPotential(kappa), coupling=1.0, geometry="gram", start=(0.6, 0.5, 0.4))
+    gas = dj.dyson(3, dj.RBMPotential(tuple(kappa)), coupling=1.0, geometry="gram", start=(0.6, 0.5, 0.4))
     x = run(gas, 0.05, 2000, 1e-7, seeds=range(64)).levels.values[:, -1]
     np.testing.assert_allclose(x, np.broadcast_to(9 - kappa, x.shape), atol=0.02)
 
@@ -175,6 +175,7 @@ def test_step_equals_block_step():
     hyper = {"temperature": jnp.linspace(0.5, 1, 7), "dt": jnp.full(7, 0.1), "init_width": jnp.ones(7)}
     state = lift(gas.init)(keys, hyper)
     one = jax.jit(lift(gas.step))(keys, state, hyper)
+    assert gas.block_step is not None
     block = jax.jit(gas.block_step)(keys, state, hyper)
     np.testing.assert_allclose(one.x, block.x, rtol=1e-5, atol=1e-6)
 
@@ -230,7 +231,7 @@ def test_bad_gases_are_refused(options, words):
     [
         (lambda: dj.Quadratic(stiffness=-1.0), "stiffness = -1.0: expected numbers of at least 0"),
         (lambda: dj.Quadratic(centre=float("nan")), "centre = nan"),
-        (lambda: dj.Quadratic(centre="x"), "centre = 'x'"),
+        (lambda: dj.Quadratic(centre="x"), "centre = 'x'"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: dj.RBMPotential(kappa=(4.0, 10.0)), "kappa = (4.0, 10.0): expected numbers below mass2"),
         (lambda: dj.RBMPotential(kappa=(-1.0,)), "kappa = (-1.0,)"),
     ],

@@ -141,7 +141,7 @@ def test_a_pairwise_kick_is_symmetric_in_its_levels():
     x = np.array([2.0, 1.0, 0.9, -0.5, -1.1])
     forth, back = kick("pairwise_kick", x, 0.05), -kick("pairwise_kick", -x[::-1], 0.05)[:, ::-1]
     for i in range(5):
-        assert scipy.stats.ks_2samp(forth[:, i], back[:, i]).pvalue > 1e-6
+        assert scipy.stats.ks_2samp(forth[:, i], back[:, i]).pvalue > 1e-6  # type: ignore[attr-defined]  # scipy has no types
     assert_mean(forth.mean(1) - back.mean(1), 0, resolution=0.01)
 
 

@@ -121,10 +121,10 @@ def test_half_the_repulsion_across_multiplets_is_what_matrices_do():
     ("call", "message"),
     [
         (lambda: dj.matrix_langevin(TanhNetwork(), noise="exact"), "noise = 'exact': expected one of measured, isotr"),
-        (lambda: dj.matrix_langevin(GaussianRBM(), noise="none"), "noise = 'none': expected one of exact, measured"),
+        (lambda: dj.matrix_langevin(GaussianRBM(), noise="none"), "noise = 'none': expected one of exact, measured"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: dj.matrix_langevin(GaussianRBM(), substeps=0), "substeps = 0"),
         (lambda: dj.matrix_langevin(TanhNetwork(), samples=1), "samples = 1"),
-        (lambda: dj.matrix_langevin(object()), "model = 'object': expected a model with a loss"),
+        (lambda: dj.matrix_langevin(object()), "model = 'object': expected a model with a loss"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: dj.dyson_of(TanhNetwork()), "model = TanhNetwork: expected a model with a `level_theory`"),
         (lambda: dj.dyson_of(LinearNetwork(noise=0.0)), "noise"),
     ],

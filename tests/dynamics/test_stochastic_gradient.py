@@ -36,10 +36,10 @@ def test_agrees_with_a_float64_numpy_loop(momentum):
         dynamics = dj.sgd(NET, batches=EPOCH, optimizer=lambda rate: optax.sgd(rate, momentum))
     hyper = {"learning_rate": ALPHA, "init_width": WIDTH, "batch_size": BATCH}
     data, params = one_replica(dynamics, **hyper)
-    (h, y), z, w = data.batches, np.float64(data.task["Z"][0]), np.float64(params["W"])
+    (h, y), z, w = data.batches, np.asarray(data.task["Z"][0], float), np.asarray(params["W"], float)
     velocity, losses = np.zeros_like(w), []
     for t in range(100):
-        s, target = np.float64(h[t % EPOCH]), np.float64(y[t % EPOCH, :, 0])
+        s, target = np.asarray(h[t % EPOCH], float), np.asarray(y[t % EPOCH, :, 0], float)
         phi = np.tanh(s @ w.T)
         error = target - phi @ z
         losses.append(0.5 * np.mean(error**2))
@@ -58,12 +58,13 @@ def test_losses_at_a_snapshot_are_those_of_data_and_weights(tests):
     dynamics = FIXED if tests == 7 else dj.sgd(NET, batches=EPOCH, tests=tests)
     hyper = {"learning_rate": ALPHA, "init_width": WIDTH, "batch_size": BATCH}
     data, params = one_replica(dynamics, **hyper)
-    z, w = np.float64(data.task["Z"][0]), np.float64(params["W"])
+    z, w = np.asarray(data.task["Z"][0], float), np.asarray(params["W"], float)
 
     def loss_and_gradient(s, target):
-        phi = np.tanh(np.float64(s) @ w.T)
-        error = phi @ z - np.float64(target)[:, 0]
-        return 0.5 * np.mean(error**2), (error[:, None] * z * (1 - phi**2)).T @ np.float64(s) / len(s)
+        s, target = np.asarray(s, float), np.asarray(target, float)
+        phi = np.tanh(s @ w.T)
+        error = phi @ z - target[:, 0]
+        return 0.5 * np.mean(error**2), (error[:, None] * z * (1 - phi**2)).T @ s / len(s)
 
     batches = -(-tests // BATCH)
     (_, gradient), (loss, _) = (
@@ -91,6 +92,7 @@ def test_a_block_does_what_single_replicas_do(optimizer, batches):
         hyper = lift(lambda k, r: {n: v for n, v in given(k, r).items() if n != "batch_size"})(keys[0], rates)
         state = lift(lambda k, h: dynamics.init(k, {**h, "batch_size": 2}))(keys[1], hyper)
         single = lift(lambda k, s, h: dynamics.step(k, s, {**h, "batch_size": 2, "step": 4}))(keys[2], state, hyper)
+        assert dynamics.block_step is not None
         return single, dynamics.block_step(keys[2], state, {**hyper, "batch_size": 2, "step": 4})
 
     single, block = both(keys, rates)

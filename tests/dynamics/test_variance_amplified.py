@@ -66,6 +66,7 @@ def test_a_block_does_what_single_replicas_do():
         hyper = {**hyper, "data": lift(lambda k: dynamics.data(k, {"batch_size": 2}))(keys[0])}
         state = lift(lambda k, h: dynamics.init(k, {**h, "batch_size": 2}))(keys[1], hyper)
         single = lift(lambda k, s, h: dynamics.step(k, s, {**h, "batch_size": 2, "step": 0}))(keys[2], state, hyper)
+        assert dynamics.block_step is not None
         return single, dynamics.block_step(keys[2], state, {**hyper, "batch_size": 2, "step": 0})
 
     single, block = both(keys, hyper)
@@ -97,7 +98,7 @@ def test_gradients_of_a_machine_without_a_loss():
     ("call", "message"),
     [
         (lambda: svag(TanhNetwork(), 0), "order = 0: expected a whole number of at least 1"),
-        (lambda: svag(TanhNetwork(), 1.5), "order = 1.5: expected a whole number of at least 1"),
+        (lambda: svag(TanhNetwork(), 1.5), "order = 1.5: expected a whole number of at least 1"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: svag(object(), 2), "model = 'object': expected a model with a loss or with `example_gradients`"),
     ],
 )

@@ -87,7 +87,7 @@ def test_snapshots_are_increasing_update_numbers(bad):
 
 @pytest.mark.parametrize("good", [[3, 7], (3, 7), range(3, 8, 4), np.array([3, 7]), [0, 3, 7, 10]])
 def test_snapshots_hold_the_start_and_the_end(good):
-    marks = check_snapshots(np.int64(10), good)
+    marks = check_snapshots(np.int64(10), good)  # type: ignore[arg-type]  # numpy's integers are taken, too
     assert marks == (0, 3, 7, 10)
     assert all(type(m) is int for m in marks)
 
@@ -133,7 +133,7 @@ def test_any_distinct_positive_numbers_are_kept_as_they_are(values, container):
 @given(st.lists(st.floats(width=32) | st.floats(), min_size=1, max_size=5))
 def test_a_list_is_either_kept_or_refused_in_one_line(values):
     with np.errstate(over="ignore", under="ignore"):
-        single = np.float32(values)
+        single = np.asarray(values, np.float32)
     good = np.isfinite(single).all() and len(set(single.tolist())) == len(values)
     if good:
         assert dj.Grid(learning_rate=values).axes["learning_rate"] == tuple(values)
@@ -165,7 +165,7 @@ def test_hyper_parameters_of_every_replica():
     assert type(hyper["batch_size"]) is int
     assert set(hyper) == {"temperature", "learning_rate", "batch_size", "init_width"}
     np.testing.assert_array_equal(hyper["temperature"], [2, 2, 2, 1, 1])  # the order of the parameters, not of the grid
-    np.testing.assert_array_equal(hyper["learning_rate"], np.float32([0.1, 0.1, 0.1, 0.2, 0.2]))
+    np.testing.assert_array_equal(hyper["learning_rate"], np.array([0.1, 0.1, 0.1, 0.2, 0.2], np.float32))
     np.testing.assert_array_equal(hyper["init_width"], np.ones(5))
 
 

@@ -38,7 +38,7 @@ def run(dynamics=OU, rows=slice(None), **options):
     return simulate(dynamics, KEYS[rows], hyper, STEPS, snapshots=MARKS, **{"observables": WATCHED, **options})
 
 
-def assert_equal(one, other, rows=slice(None)):
+def assert_equal(one, other, rows: slice | list[int] = slice(None)):
     assert set(one) == set(other)
     for name in one:
         np.testing.assert_array_equal(one[name][rows], other[name], err_msg=name)

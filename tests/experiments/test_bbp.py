@@ -69,7 +69,7 @@ def test_t_steps_are_one_line_and_levels_and_overlaps_are_those_of_a_full_decomp
 
 
 @pytest.mark.parametrize("shape", [(32, 64), (64, 32)])
-def test_the_formulas_belong_to_the_left_and_the_right_vectors(shape):
+def test_the_formulas_belong_to_the_left_and_the_right_vectors(shape: tuple[int, int]):
     """Means of a finite matrix are off by O(1/n): allowed is 1/min(N, M), and both would be told apart without it."""
     run = BBPRun(*shape, learning_rate=(0.65,), steps=(1,))
     law = run.law(1.0, 1)
@@ -162,7 +162,7 @@ def test_figures_and_table(stored, tmp_path):
     left, right = bbp_figures.overlap(SMALL, found).axes
     for ax in (left, right):
         assert len(ax.containers) == 3
-        at = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+        at = [np.asarray(line.get_xdata())[0] for line in ax.lines if line.get_linestyle() == ":"]
         np.testing.assert_allclose(at, SMALL.critical_learning_rate(1.0, [1, 2, 4]))
     assert [ax.get_title()[:7] for ax in bbp_figures.largest_level(SMALL, found).axes] == [
         "$t$ = 1",
@@ -184,7 +184,8 @@ def test_a_diagram_over_widths():
     ds = running.run(run, progress=False).only
     ax = bbp_figures.diagram(run, curves(ds), critical(ds)).axes[0]
     line = ax.lines[0]
-    np.testing.assert_allclose(line.get_xdata(), [run.critical_learning_rate(w, 1) for w in line.get_ydata()])
+    x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    np.testing.assert_allclose(x, [run.critical_learning_rate(w, 1) for w in y])
     assert "width" in ax.get_ylabel()
 
 

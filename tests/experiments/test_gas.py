@@ -52,8 +52,10 @@ def test_statistics_are_those_of_the_law(finished):
 
 def test_laws_of_the_density():
     symmetric = GasRun(levels=8, stiffness=2.0, coupling=3.0, beta=2.0).density_law(0.5)
+    assert symmetric is not None
     assert float(symmetric.support[1]) == pytest.approx(np.sqrt(2 * 2 * 8 * 0.5 * 9 / 2))
     gram = GasRun(levels=8, geometry="gram", rows=16).density_law(0.5)
+    assert gram is not None
     assert float(gram.mean) == pytest.approx(16 * 0.5)
     assert GasRun(potential="quartic").density_law(1.0) is None
     assert GasRun(geometry="singular").density_law(1.0) is None

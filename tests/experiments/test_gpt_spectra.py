@@ -228,6 +228,7 @@ def test_the_largest_rate_may_be_left_out():
     for name in ds.data_vars:
         ds[name][-1, :, :, 1] *= 1.5
     rest = without_largest(ds)
+    assert rest is not None
     assert rest.learning_rate.values.tolist() == [0.1, 0.2, 0.4]
     whole, small = exchange(ds, "key", "norm"), exchange(rest, "key", "norm")
     assert whole.collapse["p = 1"][1] < 1e-3

@@ -63,6 +63,7 @@ def test_analysis_and_tables(done):
     found = scaling_report.analyse(SMALL, ensembles(SMALL, done[1]))
     assert [one.description for one in found] == ["sgd", "dyson"]
     sgd, dyson = found
+    assert sgd.spacing is not None and sgd.spread is not None
     assert sgd.spacing.slope.value == pytest.approx(np.sqrt(np.pi), rel=0.2)
     assert sgd.spread.slope.value == pytest.approx(1, rel=0.2)
     (equal,) = sgd.equal
@@ -118,7 +119,7 @@ def test_a_setting_with_few_survivors_is_shown_and_left_out():
     sets = [synthetic(run, rng, "sgd", *s) for s in run.settings]
     sets[1] = sets[1]._replace(levels=sets[1].levels[:5])
     (found,) = scaling_report.analyse(run, sets)
-    assert len(found.centres) == 2 and found.spacing.dof == 3
+    assert len(found.centres) == 2 and found.spacing is not None and found.spacing.dof == 3
     table = scaling_report.tables(run, [found])[1]
     assert [list(c.cells)[1] for c in table.columns][3] == "–"
 
@@ -135,7 +136,8 @@ def test_a_run_without_pairs():
     run = ScalingRun("linear", ((0.01, 4), (0.01, 16)), teacher=(1.0, 2.0, 3.0), noise=0.5)
     rng = np.random.default_rng(4)
     (found,) = scaling_report.analyse(run, [synthetic(run, rng, "sgd", *s) for s in run.settings])
-    assert found.spacing is found.width is found.small is None and found.spread.dof == 5
+    assert found.spacing is found.width is found.small is None
+    assert found.spread is not None and found.spread.dof == 5
     assert len(scaling_report.tables(run, [found])) == 2
 
 

@@ -72,4 +72,5 @@ def test_a_map_has_the_means_at_their_places(run):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("learning rate", "temperature")
     shown = ax.collections[0].get_array()
     wanted = ds.first.isel(snapshot=-1).mean("seed").transpose("temperature", "learning_rate")
+    assert shown is not None
     np.testing.assert_allclose(shown, wanted, rtol=1e-6)

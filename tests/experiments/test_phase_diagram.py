@@ -38,8 +38,8 @@ def test_langevin_terms_are_the_papers(tests):
     task = net.task(keys[0])
     weights = task | net.init(keys[1], task, jnp.float32(1.3))
     examples = net.sample(keys[2], tests, task)
-    s, target = map(np.float64, examples)
-    w, z, count = np.float64(weights["W"]), np.float64(weights["Z"]), 5
+    s, target = (np.asarray(x, float) for x in examples)
+    w, z, count = np.asarray(weights["W"], float), np.asarray(weights["Z"], float), 5
     samples = []
     for n in range(tests):
         field = w @ s[n]
@@ -166,7 +166,7 @@ def test_the_langevin_criterion_is_the_papers(run):
 def test_separation_and_advice(run):
     points = summary(run)
     gap = mean_gap(run)
-    exact = np.log(gap.isel(snapshot=-1) / gap.isel(snapshot=0)).mean("seed") / 20
+    exact = xr.apply_ufunc(np.log, gap.isel(snapshot=-1) / gap.isel(snapshot=0)).mean("seed") / 20
     np.testing.assert_allclose(points.separation, exact, rtol=1e-5)
     text = advice(points, 4)
     assert text.startswith("At batch size 4 and initial width ")

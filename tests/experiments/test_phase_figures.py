@@ -5,7 +5,9 @@ import threading
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.container import ErrorbarContainer
 from PIL import Image
 
 from dysonjax.experiments import plotting as plots
@@ -41,8 +43,14 @@ def labels(figure):
 
 
 def mesh_of(ax):
-    (mesh,) = [c for c in ax.collections if hasattr(c, "get_coordinates")]
+    (mesh,) = [c for c in ax.collections if isinstance(c, QuadMesh)]
     return mesh
+
+
+def values_of(mesh):
+    values = mesh.get_array()
+    assert values is not None
+    return values
 
 
 def captions(figure):
@@ -92,14 +100,14 @@ def test_several_batch_sizes_get_names_of_their_own(tmp_path):
 def test_cells_are_centred_on_their_values(run):
     points = summary(run)
     mesh = mesh_of(phase_figures.loss_map(run, points, BATCH).axes[0])
-    corners = mesh.get_coordinates()
+    corners = np.asarray(mesh.get_coordinates())
     x, y = (np.sqrt(corners[0, 1:, 0] * corners[0, :-1, 0]), np.sqrt(corners[1:, 0, 1] * corners[:-1, 0, 1]))
     np.testing.assert_allclose(x, [1 / 8.0, 1 / 0.25])
     np.testing.assert_allclose(y, [0.5 / BATCH, 64.0 / BATCH])
     for i, rate in enumerate((0.5, 64.0)):  # axes increase, whatever the order of the run's
         for j, width in enumerate((8.0, 0.25)):
             expected = points.train_loss.sel(quantile=0.5, learning_rate=rate, init_width=width, batch_size=BATCH)
-            assert mesh.get_array()[i, j] == pytest.approx(float(expected))
+            assert values_of(mesh)[i, j] == pytest.approx(float(expected))
 
 
 def test_edges_are_geometric():
@@ -118,7 +126,7 @@ def test_zeros_take_the_lowest_colour_and_what_is_not_finite_is_hatched():
     assert plots.hatching([mesh], "lost") == []
     values[0, 1] = np.inf
     mesh = plots.grid_map(axes[0, 1], [1, 2], [1, 2], values, norm=plots.log_norm(values))
-    np.testing.assert_array_equal(np.ma.getmaskarray(mesh.get_array()), [[False, True], [False, False]])
+    np.testing.assert_array_equal(np.ma.getmaskarray(values_of(mesh)), [[False, True], [False, False]])
     assert [patch.get_label() for patch in plots.hatching([mesh], "lost")] == ["lost"]
 
 
@@ -127,7 +135,8 @@ def test_norms_have_a_range_that_holds_the_values(values):
     finite = np.array(values)[np.isfinite(values)]
     for make, kind in ((plots.log_norm, LogNorm), (plots.linear_norm, Normalize), (plots.centred_norm, Normalize)):
         norm = make(values)
-        assert isinstance(norm, kind) and np.isfinite([norm.vmin, norm.vmax]).all() and norm.vmin < norm.vmax
+        assert isinstance(norm, kind) and norm.vmin is not None and norm.vmax is not None
+        assert np.isfinite([norm.vmin, norm.vmax]).all() and norm.vmin < norm.vmax
         kept = finite[finite > 0] if make is plots.log_norm else finite
         assert ((norm.vmin <= kept) & (kept <= norm.vmax)).all()
     assert plots.centred_norm(values)(0.0) == pytest.approx(0.5)
@@ -144,7 +153,7 @@ def test_level_flow_sorts_levels_and_sets_update_0_apart():
     for k in (0, 3):
         np.testing.assert_array_equal(drawn[:, k], np.sort(levels[k])[::-1])
     assert np.isfinite(drawn[:, 1]).sum() == np.isfinite(drawn[:, 2]).sum() == 5
-    at = lines[0].get_xdata()
+    at = np.asarray(lines[0].get_xdata())
     np.testing.assert_array_equal(at[1:], steps[1:])
     assert ax.get_xlim()[0] < at[0] < steps[1]
     ticks = ax.xaxis.get_major_formatter()
@@ -159,7 +168,7 @@ def test_level_flow_shows_a_network_of_each_phase(run):
     assert len(figure.axes) == len(present)
     assert [ax.get_title().split(":")[0] for ax in figure.axes] == [PHASES[k] for k in present]
     for ax in figure.axes:
-        curves = [line for line in ax.lines if len(line.get_xdata()) == run.sizes["snapshot"]]
+        curves = [line for line in ax.lines if np.size(line.get_xdata()) == run.sizes["snapshot"]]
         assert len(curves) == run.sizes["level"] == 16
 
 
@@ -180,7 +189,7 @@ def test_diverged_points_are_explained(run):
     for figure in (phase_figures.loss_map, phase_figures.order_parameters, phase_figures.separation_map):
         drawn = figure(lost, points, BATCH)
         assert phase_figures.DIVERGED in labels(drawn)
-        masked = np.ma.getmaskarray(mesh_of(drawn.axes[0]).get_array())
+        masked = np.ma.getmaskarray(values_of(mesh_of(drawn.axes[0])))
         np.testing.assert_array_equal(masked, [[False, False], [True, False]])
     assert "diverged" in labels(phase_figures.loss_against_temperature(lost, points, BATCH))
     assert "diverged" not in labels(phase_figures.loss_against_temperature(run, summary(run), BATCH))
@@ -253,8 +262,10 @@ def test_boundary_maps_mark_where_levels_blow_up(run):
     points["level_temperature_error"] = points.level_temperature * 0 + 0.5
     figure = phase_figures.boundary_maps(run, points, BATCH)
     for ax in figure.axes[:3]:
-        assert [tuple(np.ravel(c.lines[0].get_data())) for c in ax.containers] == [(1 / 8.0, 3.0)]
-        beyond = [list(line.get_xdata()) for line in ax.lines if line.get_marker() == "^"]
+        bars = [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
+        assert len(bars) == len(ax.containers)
+        assert [tuple(np.ravel(np.asarray(c.lines[0].get_data()))) for c in bars] == [(1 / 8.0, 3.0)]
+        beyond = [np.asarray(line.get_xdata()).tolist() for line in ax.lines if line.get_marker() == "^"]
         assert beyond == [[1 / 0.25]]
         assert any(np.allclose(line.get_xdata(), 2**0.5) for line in ax.lines)  # the jamming line
     assert "the same, beyond the grid" in labels(figure)

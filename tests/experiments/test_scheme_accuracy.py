@@ -10,7 +10,7 @@ from dysonjax.cli.app import main
 from dysonjax.experiments import scheme_accuracy as check
 
 
-def line(bias, error=0.001, tolerance=0.01, **fields):
+def line(bias, error=0.001, tolerance: float | None = 0.01, **fields):
     given = {"setting": "6 levels", "scheme": "matrix_kick", "dt": 0.03, "quantity": "⟨Σx²⟩", **fields}
     return check.Line(bias=bias, error=error, tolerance=tolerance, **given)
 

@@ -83,7 +83,7 @@ def test_the_module_is_the_definition(name):
     matrices = [np.asarray(w) for w in params.values()]
     if net.trained == "first" and net.hidden:
         matrices.append(np.eye(*net.shapes["W2"]) * net.frozen_scale)
-    student = jax.vmap(FeedForward(matrices, "identity"))(x)
+    student = jax.vmap(FeedForward([jnp.asarray(w) for w in matrices], "identity"))(x)
     np.testing.assert_allclose(student, x @ (matrices[-1] @ matrices[0] if net.hidden else matrices[0]).T, atol=1e-5)
     losses = jax.vmap(lambda e: net.loss(params, e, ()))(examples)
     np.testing.assert_allclose(losses, 0.5 * np.sum((y - student) ** 2, axis=1), rtol=1e-4)
@@ -100,8 +100,8 @@ def test_matrices():
     watched = NETWORKS["square"].matrices(params)
     assert list(watched) == ["W1", "W2", "P"]
     np.testing.assert_allclose(watched["P"], params["W2"] @ params["W1"], rtol=1e-5)
-    assert list(NETWORKS["frozen"].matrices(NETWORKS["frozen"].init(KEY, (), 1.0))) == ["W1"]
-    assert list(NETWORKS["paper"].matrices(NETWORKS["paper"].init(KEY, (), 1.0))) == ["W"]
+    assert list(NETWORKS["frozen"].matrices(NETWORKS["frozen"].init(KEY, (), jnp.float32(1.0)))) == ["W1"]
+    assert list(NETWORKS["paper"].matrices(NETWORKS["paper"].init(KEY, (), jnp.float32(1.0)))) == ["W"]
 
 
 def test_initial_widths():

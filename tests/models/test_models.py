@@ -120,8 +120,8 @@ def test_the_loss_is_that_of_the_paper():
     net = dj.models.TanhNetwork()
     task = net.task(KEY)
     params = net.init(jax.random.fold_in(KEY, 1), task, jnp.float32(2.0))
-    x = np.float64(jax.random.normal(jax.random.fold_in(KEY, 2), (5, 3)))  # the inputs that sample draws
-    m, teacher, z, w = (np.float64(a) for a in (task["M"], task["W"], task["Z"], params["W"]))
+    x = np.asarray(jax.random.normal(jax.random.fold_in(KEY, 2), (5, 3)), float)  # the inputs that sample draws
+    m, teacher, z, w = (np.asarray(a, float) for a in (task["M"], task["W"], task["Z"], params["W"]))
     error = (np.tanh(np.tanh(x @ m.T) @ teacher.T) - np.tanh(np.tanh(x @ m.T) @ w.T)) @ z.T
     examples = net.sample(jax.random.fold_in(KEY, 2), 5, task)
     np.testing.assert_allclose(mean_loss(net, params, examples, task), 0.5 * np.mean(error**2), rtol=1e-5)

@@ -77,6 +77,7 @@ def test_chains_reach_the_models_law(chains):
         np.testing.assert_allclose(np.cov(seen[1]), np.cov(wanted.T), atol=0.02)
         for _ in range(12):
             keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
+            assert dynamics.block_step is not None
             everyone = dynamics.block_step(keys, everyone, hyper)
         seen = everyone.chains
     kernel = np.asarray(machine.module({"W": w}).kernel())
@@ -103,7 +104,7 @@ def test_sweeps_at_once_have_the_law_of_sweeps(sweeps):
 
     blocked = jax.tree.map(lambda x: jnp.repeat(x[..., None], 20000, -1), params)
     state = rbm.RBMState(blocked, jnp.repeat(start[None, :, None], 20000, -1), jnp.zeros(20000, jnp.int32))
-    at_once = jax.jit(lambda k: machine._sample(k, state, None, 1))(keys)[0].T
+    at_once = jax.jit(lambda k: machine._sample(k, state, None, 1))(keys)[0].T  # type: ignore[arg-type]  # only exact chains need u
     for phi in (np.asarray(jax.jit(jax.vmap(chain))(keys)), np.asarray(at_once)):
         assert_mean(phi, mean, resolution=0.05)
         assert_mean(np.einsum("ri,rj->rij", phi - mean, phi - mean), covariance, resolution=0.06)
@@ -184,8 +185,10 @@ def test_step_equals_block_step():
         key = jax.random.key(4)
         state = dynamics.init(key, hyper)
         alone = jax.jit(lambda key, state: dynamics.step(key, state, hyper))(key, state)  # noqa: B023
+        block_step = dynamics.block_step
+        assert block_step is not None
         given = block(hyper) | {"batch_size": size}
-        together = jax.jit(lambda key, state: dynamics.block_step(key[None], state, given))(key, block(state))  # noqa: B023
+        together = jax.jit(lambda key, state, step=block_step: step(key[None], state, given))(key, block(state))  # noqa: B023
         for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(one(together)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
 

@@ -72,7 +72,7 @@ def test_characters_of_another_text_are_refused():
 def test_shares_that_leave_nothing():
     for share in (0, 1, -0.1, "half"):
         with pytest.raises(InputError, match="validation"):
-            Text("abc", validation=share)
+            Text("abc", validation=share)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def fake(monkeypatch, content: bytes):

@@ -110,7 +110,7 @@ def test_levels_and_vectors_of_one_matrix_are_one_work():
     """A snapshot that asks for both, in two places, must not pay twice."""
     both = jax.vmap(lambda w: (spectra.levels(w), spectra.levels_and_vectors(w)[1]), -1, -1)
     compiled = jax.jit(both).lower(jnp.zeros((16, 32, 8))).compile().as_text()
-    assert compiled.count(" rsqrt(") == 1
+    assert compiled is not None and compiled.count(" rsqrt(") == 1
 
 
 def test_derivatives_are_those_of_singular_values():

@@ -247,13 +247,13 @@ def test_killed_at_random_moments_and_continued(whole, tmp_path, count):
             left = pending(out)
             assert target <= BLOCKS - left
             done = BLOCKS - left
-    assert 0 < left < BLOCKS - 7  # killed before the end, and after some work
+    assert 0 < left < BLOCKS - 7  # killed before the end, and after some work  # type: ignore[possibly-undefined]  # the loop sets it
     part = store.load(out).dataset()
     kept = part.diverged_step != -2
     assert int(kept.sum()) == done * BLOCK
     assert_same(whole.where(kept), part.where(kept), ["levels", "x"])
     assert_same(whole, run(out))
-    assert count == [BLOCK] * left
+    assert count == [BLOCK] * left  # type: ignore[possibly-undefined]  # the loop sets it
 
 
 FILL_THE_DISK = """

@@ -129,7 +129,7 @@ def test_nothing_matches(tmp_path):
     assert "'h.10.attn.weight'" in said
     assert said.endswith("…")
     assert refusal(lambda: read_weights(ARRAYS, "*bias")).startswith("pattern = '*bias'")
-    assert refusal(lambda: read_weights(ARRAYS, "*", "rows")).startswith("fold = 'rows'")
+    assert refusal(lambda: read_weights(ARRAYS, "*", "rows")).startswith("fold = 'rows'")  # type: ignore[arg-type]  # wrong on purpose
     # only what matches has to be sound
     same(read_weights({**ARRAYS, "x": np.full((2, 2), np.inf)}, "h*"), MATRICES[:2] + MATRICES[2:])
 

@@ -86,7 +86,7 @@ def test_the_tests_have_power():
     assert abs(poisson.mean_ratio.value - 0.3863) < 5 * poisson.mean_ratio.error
     # the usual test, for independent numbers, sees nothing of a hole that levels of a random matrix never leave
     y = np.delete(levels_of(noise(200, 400)), range(96, 101))
-    assert bulk.bulk_distance(y, (195, 395), y.sum() / (195 * 395)) < 1.36 / np.sqrt(195)
+    assert bulk.bulk_distance(y, (195, 395), float(y.sum()) / (195 * 395)) < 1.36 / np.sqrt(195)
 
 
 def test_bulk_and_distance_against_the_law():
@@ -98,7 +98,7 @@ def test_bulk_and_distance_against_the_law():
     np.testing.assert_allclose(fit.edges, law.support, rtol=0.02)
     assert bulk.bulk_distance(x, (k, l), 4 / l) == pytest.approx(spectra.ks_distance(x, law.cdf), abs=1e-5)
     assert fit.threshold > fit.edges[1]
-    p = spectra.tracy_widom_p_values([fit.threshold, x.max()], (k, l), fit.variance.value)
+    p = spectra.tracy_widom_p_values(np.array([fit.threshold, x.max()]), (k, l), fit.variance.value)
     np.testing.assert_allclose(p, [0.01, fit.p_largest], rtol=1e-3)
 
 
@@ -204,7 +204,7 @@ def test_units_change_nothing_else(scale):
         (lambda: bulk.fit_bulk(np.ones(9), (10, 12)), "levels = (9,): expected 10 levels"),
         (lambda: bulk.fit_bulk(-np.ones(10), (10, 12)), "levels = "),
         (lambda: bulk.fit_bulk(np.ones(10), (10, 12), 1.0), "level = 1.0"),
-        (lambda: bulk.bulk_spacings([np.nan] * 9), "levels = "),
+        (lambda: bulk.bulk_spacings(np.full(9, np.nan)), "levels = "),
     ],
 )
 def test_bad_input_is_refused(call, words):
