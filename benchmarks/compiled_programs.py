@@ -1,7 +1,7 @@
 """The main programs of the engine, lowered for a device that need not be there: what `benchmarks.compiled` compiles.
 
-Of the engine's private parts it needs `simulate._program` and `SNAPSHOTS_PER_CHUNK`, in `_update_loop`, and of the
-training of a GPT `_sharing` and `_advance`, in `_gpt`: nothing public lowers their loops without running them.
+Of the engine's private parts it needs `simulate._program` and `SNAPSHOTS_PER_CHUNK`, in `_update_loop`: nothing public
+lowers its loop without running it.
 """
 
 import importlib
@@ -109,9 +109,9 @@ def _gpt(device: Any, replicas: int) -> Lowered:
         losses, validation = jnp.zeros(run.steps), jnp.zeros(len(training.validation_steps(run)))
         return training.State(params, run.transform.init(params), losses, run.monitor(params), validation, jnp.int32(0))
 
-    sharing = training._sharing(run, (device,))
+    sharing = training.shared_out(run, (device,))
     arguments = _placed((jax.eval_shape(start), tokens, jnp.int32(0)), sharing.everywhere)
-    advance = jax.jit(lambda *args: training._advance(run, sharing, *args), donate_argnums=0)
+    advance = jax.jit(lambda *args: training.advanced(run, sharing, *args), donate_argnums=0)
     return Lowered(advance.lower(*arguments), _sizes(tokens), 1)
 
 

@@ -46,11 +46,9 @@ class Ours:
 
     def __init__(self, run: GPTRun):
         self.run = run
-        place = training._sharing(run, training._fastest())
-        self.state, self.tokens = jax.device_put(
-            (training._start(run), jnp.asarray(run.source.train)), place.everywhere
-        )
-        self.advance = jax.jit(partial(training._advance, run, place), donate_argnums=0)
+        place = training.shared_out(run, training.fastest())
+        self.state, self.tokens = jax.device_put((training.start(run), jnp.asarray(run.source.train)), place.everywhere)
+        self.advance = jax.jit(partial(training.advanced, run, place), donate_argnums=0)
         self.more(1)
 
     def more(self, steps: int) -> float:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from dysonjax.core.model import HasExampleGradients, HasLoss, HasMoments, HasOwnDynamics, mean_loss
+from dysonjax.core.model import HasChains, HasExampleGradients, HasLoss, HasMoments, mean_loss
 
 CHUNK, BATCHES_AT_ONCE, KRYLOV, DRIFT_EXAMPLES = 64, 16, 24, 8
 """Examples and batches whose gradients are held at once; steps of Arnoldi's iteration; examples behind the drift for
@@ -16,9 +16,7 @@ each one behind the noise, so that the drift is known better than the noise."""
 
 def by_examples(model: Any) -> bool:
     """Whether gradients come from the model's own `example_gradients` and not from its loss."""
-    return isinstance(model, HasExampleGradients) and (
-        isinstance(model, HasOwnDynamics) or not isinstance(model, HasLoss)
-    )
+    return isinstance(model, HasExampleGradients) and (isinstance(model, HasChains) or not isinstance(model, HasLoss))
 
 
 def example_gradients(model: Any, key: PRNGKeyArray, params: PyTree, num: int, task: PyTree) -> PyTree:

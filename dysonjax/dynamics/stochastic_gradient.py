@@ -11,8 +11,9 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from dysonjax import spectra
 from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, Spectra, lift
 from dysonjax.core.errors import InputError, require, whole
-from dysonjax.core.model import HasOwnDynamics, Model, MomentModel, block_gradient_of, default_init_width, mean_loss
+from dysonjax.core.model import HasChains, Model, MomentModel, block_gradient_of, default_init_width, mean_loss
 from dysonjax.core.observables import Observable, Variable, mean, snapshot
+from dysonjax.dynamics.contrastive_divergence import contrastive_divergence
 from dysonjax.dynamics.wishart_sgd import sgd_of_moments
 from dysonjax.kernels.products import chunks, sum_of_chunks
 
@@ -52,7 +53,7 @@ def sgd(
     `sampling`: "examples" computes a batch's gradient from its examples; "wishart", for a model with `moment_gradient`
     (`models.MomentModel`), draws the second moment of a fresh batch from its Wishart law, which is the same SGD at a
     cost that does not depend on |B|; "population" descends the loss of an infinite batch, without |B|. Both record the
-    levels alone. A model with chains of its own (`models.GaussianRBM`) is trained as it prescribes.
+    levels alone. A model with chains of its own (`models.GaussianRBM`) is trained by contrastive divergence.
 
     Hyper-parameters: `learning_rate` α, `batch_size` |B|, `init_width` σ_W (default 1). Records the levels of every
     matrix the model watches, `train_loss` (mean over the updates since the last snapshot, each before its update),
@@ -62,12 +63,14 @@ def sgd(
     """
     kinds = ("examples", "wishart", "population")
     require(sampling in kinds, "sampling", sampling, f"one of {', '.join(kinds)}")
-    own = model.dynamics if isinstance(model, HasOwnDynamics) else None
-    plain = optimizer is None or (sampling == "examples" and own is None)
+    chains = isinstance(model, HasChains)
+    plain = optimizer is None or (sampling == "examples" and not chains)
     require(plain, "optimizer", optimizer, "None: plain SGD for this model and sampling")
     if sampling != "examples":
         return sgd_of_moments(model, sampling)  # type: ignore[arg-type]
-    return own() if own else _of_examples(model, batches, tests, optimizer)  # type: ignore[arg-type]
+    if isinstance(model, HasChains):
+        return contrastive_divergence(model)
+    return _of_examples(model, batches, tests, optimizer)  # type: ignore[arg-type]
 
 
 def _of_examples(model: Model, batches: int | None, tests: int, optimizer: Optimizer | None) -> Dynamics:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from dysonjax.experiments.base import Experiment, Report
     from dysonjax.experiments.bbp.experiment import BBPRun
     from dysonjax.experiments.gas.experiment import GasRun
+    from dysonjax.experiments.gpt.experiment import GPTRun
     from dysonjax.experiments.gpt.grid import GPTScalingRun
-    from dysonjax.experiments.gpt.training import GPTRun
     from dysonjax.experiments.linear_scaling.experiment import ScalingRun
     from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
     from dysonjax.experiments.running import load, report, run
@@ -38,7 +38,7 @@ __all__ = [
 _HOMES = {
     "BBPRun": "dysonjax.experiments.bbp.experiment:BBPRun",
     "Experiment": "dysonjax.experiments.base:Experiment",
-    "GPTRun": "dysonjax.experiments.gpt.training:GPTRun",
+    "GPTRun": "dysonjax.experiments.gpt.experiment:GPTRun",
     "GPTScalingRun": "dysonjax.experiments.gpt.grid:GPTScalingRun",
     "GasRun": "dysonjax.experiments.gas.experiment:GasRun",
     "Job": "dysonjax.engine.jobs:Job",

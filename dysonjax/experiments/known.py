@@ -20,7 +20,7 @@ ALL: tuple[EntryPoint, ...] = (
     _own("gas", "gas.experiment:GasRun"),
     _own("scaling", "linear_scaling.experiment:ScalingRun"),
     _own("bbp", "bbp.experiment:BBPRun"),
-    _own("gpt", "gpt.training:GPTRun"),
+    _own("gpt", "gpt.experiment:GPTRun"),
     _own("gpt-grid", "gpt.grid:GPTScalingRun"),
     _own("scan", "own_scan.experiment:OwnScan"),
 )

@@ -4,8 +4,8 @@ from typing import Any
 
 from dysonjax.core.errors import require
 from dysonjax.experiments.bbp.experiment import BBPRun
+from dysonjax.experiments.gpt.experiment import GPTRun
 from dysonjax.experiments.gpt.grid import GPTScalingRun
-from dysonjax.experiments.gpt.training import GPTRun
 from dysonjax.experiments.linear_scaling.experiment import RBM_SETTINGS, STUDENT_SETTINGS, ScalingRun, scaling_run
 from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
 

@@ -4,33 +4,27 @@ Visible φ ∈ R^{N_v}, hidden h ∈ R^{N_h}, energy ½ Σ μ_a² φ_a² + |h|²
 
     h | φ ~ N(σ_h² W φ, σ_h²),    φ | h ~ N(Wᵀh/μ², 1/μ²),    φ ~ N(0, K⁻¹).
 
-Learning descends the negative log-likelihood of data with second moment C_φ, whose gradient is sampled by chains:
+Learning (`dynamics/contrastive_divergence.py`) descends the negative log-likelihood of data with second moment C_φ:
 W ← W + α σ_h² W (C_φ − Ĉ), Ĉ = (1/|B|) Σ_b φ_b φ_bᵀ, and μ_a² ← μ_a² + ½ α (Ĉ − C_φ)_aa where the mass is learnt.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from dysonjax import spectra
-from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, one_replica
 from dysonjax.core.errors import require, whole
-from dysonjax.core.observables import Variable, snapshot
 from dysonjax.core.potentials import LevelTheory, RBMPotential
 from dysonjax.kernels.products import cholesky, matmul, matvec, matvec_transposed, solve_upper, sum_of_outer
 from dysonjax.kernels.random_numbers import normals
 
 Params = dict[str, Array]
 Chains = Literal["persistent", "data", "exact"]
-
-TILE = 64
-"""Replicas side by side on a CPU, by `benchmarks/rbm.py`."""
 
 
 def scalar_field_kernel(sites: int, mass: float = 2.0) -> Float[np.ndarray, "N N"]:
@@ -39,20 +33,9 @@ def scalar_field_kernel(sites: int, mass: float = 2.0) -> Float[np.ndarray, "N N
     return (mass**2 + 2) * np.eye(sites) - shift - shift.T
 
 
-class RBMState(NamedTuple):
-    """Parameters, persistent chains φ [B, N_v], and how many updates began outside the positive-definite region.
-
-    Without persistent chains there is no array: one of no size, shared out over devices, crashes JAX 0.11.2 on a CPU.
-    """
-
-    params: Params
-    chains: Any
-    outside: Int[Array, ""]
-
-
 @dataclass(frozen=True, eq=False)
 class GaussianRBM:
-    """Gaussian RBM, trained by contrastive divergence under `sgd`; the defaults are those of arXiv:2407.16427.
+    """Gaussian RBM, which `sgd` trains by contrastive divergence; the defaults are those of arXiv:2407.16427.
 
     `visible` N_v; `hidden` N_h, default N_v; fewer are an ultraviolet regulator: only the N_h smallest κ are learnt.
     `target`: the kernel K_φ [N_v, N_v] to learn; default the scalar field of mass 2. Or `data` [examples, N_v], whose
@@ -160,13 +143,14 @@ class GaussianRBM:
         """Gradient of the negative log-likelihood for Ĉ = U⁻¹ S U⁻ᵀ: |B| independent draws from the model."""
         u = self.factor(params)
         half = solve_upper(u, moment)
-        return self._gradient(params, solve_upper(u, jnp.swapaxes(half, 0, 1)))
+        return self.second_moment_gradient(params, solve_upper(u, jnp.swapaxes(half, 0, 1)))
 
     def gradient_noise(self, keys: PRNGKeyArray) -> None:
         """There is none besides the sampling."""
         return
 
-    def _gradient(self, params: Params, c: Float[Array, "Nv Nv R"]) -> Params:
+    def second_moment_gradient(self, params: Params, c: Float[Array, "Nv Nv R"]) -> Params:
+        """Gradient of the negative log-likelihood for the measured second moment Ĉ of φ."""
         excess = jax.lax.optimization_barrier(c - jnp.asarray(np.linalg.inv(self.kernel))[..., None])
         gradient = {"W": self.hidden_std**2 * matmul(params["W"], excess)}
         if self.mass != "fixed":
@@ -183,72 +167,40 @@ class GaussianRBM:
         """Gradients [num, …] of `num` independent draws of φ, for one replica."""
         u = self.factor(jax.tree.map(lambda x: x[..., None], params))[..., 0]
         phi = jax.scipy.linalg.solve_triangular(u, jax.random.normal(key, (self.visible, num)))
-        one = lambda p: self._gradient(jax.tree.map(lambda x: x[..., None], params), jnp.outer(p, p)[..., None])  # noqa: E731
+        block = jax.tree.map(lambda x: x[..., None], params)
+        one = lambda p: self.second_moment_gradient(block, jnp.outer(p, p)[..., None])  # noqa: E731
         return jax.tree.map(lambda x: x[..., 0], jax.vmap(one, in_axes=1)(phi))
 
-    def dynamics(self) -> Dynamics:
-        """Contrastive divergence as a `Dynamics`; `sgd` calls it.
+    def exact_draws(self, keys: PRNGKeyArray, factor: Float[Array, "Nv Nv R"], num: int) -> Float[Array, "num Nv R"]:
+        """Independent φ = U⁻¹ z of the model's own law."""
+        return jnp.swapaxes(solve_upper(factor, normals(keys, (self.visible, num))), 0, 1)
 
-        Records `outside`: updates so far that began where K is not positive definite, so that the model has no law.
-        Persistent chains may come back from there; a replica whose numbers are no longer finite has diverged.
-        """
+    def data_draws(self, keys: PRNGKeyArray, num: int) -> Float[Array, "num Nv R"]:
+        """Independent φ of the law to learn; from other streams of `keys` than `gibbs` draws from."""
+        n, root = self.visible, np.linalg.cholesky(np.linalg.inv(self.kernel))
+        z = normals(keys, (num, n), stream=1)
+        return matvec(jnp.broadcast_to(jnp.asarray(root)[..., None], (n, n, z.shape[-1])), z)
 
-        def init(key: PRNGKeyArray, hyper: Hyper) -> RBMState:
-            chains = jnp.ones((hyper["batch_size"], self.visible)) if self.chains == "persistent" else ()
-            return RBMState(self.init(key, (), hyper["init_width"]), chains, jnp.int32(0))
-
-        def block_step(keys: PRNGKeyArray, state: RBMState, hyper: Hyper) -> RBMState:
-            u = self.factor(state.params)
-            phi = self._sample(keys, state, u, hyper["batch_size"])
-            slope = self._gradient(state.params, sum_of_outer(phi, phi) / hyper["batch_size"])
-            params = jax.tree.map(lambda w, g: w - hyper["learning_rate"] * g, state.params, slope)
-            outside = state.outside + jnp.isnan(u[-1, -1])  # a failed pivot spoils all that follow
-            return RBMState(params, phi if self.chains == "persistent" else state.chains, outside)
-
-        outside = Variable((), "updates that began outside the positive-definite region")
-        parameters = {
-            "learning_rate": Parameter(), "batch_size": Parameter(integer=True),
-            "init_width": Parameter(self.init_width),
-        }  # fmt: skip
-        return Dynamics(
-            init=init,
-            step=one_replica(block_step),
-            block_step=block_step,
-            spectra=lambda state: {"W": spectra.levels(state.params["W"])},
-            healthy=lambda state: jnp.all(jnp.abs(state.params["W"]) < ESCAPED),
-            parameters=parameters,
-            static=("batch_size",),
-            observables=(snapshot("outside", lambda s, state, h: state.outside, outside),),
-            config={"dynamics": "sgd", "chains": self.chains, "sweeps": self.sweeps, **self.config},
-            tile=TILE,
-        )
-
-    def _sample(self, keys: PRNGKeyArray, state: RBMState, u: Array, batch: int) -> Float[Array, "B Nv R"]:
-        """φ of every chain after the sweeps."""
-        nh, nv = self.shape
-        if self.chains == "exact":
-            z = normals(keys, (nv, batch))
-            return jnp.swapaxes(solve_upper(u, z), 0, 1)
-        phi = state.chains
-        if self.chains == "data":
-            root = np.linalg.cholesky(np.linalg.inv(self.kernel))
-            z = normals(keys, (batch, nv), stream=1)
-            phi = matvec(jnp.broadcast_to(jnp.asarray(root)[..., None], (nv, nv, z.shape[-1])), z)
-        w, mass2, s = state.params["W"], self._mass2(state.params), self.hidden_std
-        if self._at_once(batch):
-            return _sweeps_at_once(keys, s * w * jax.lax.rsqrt(mass2), phi * jnp.sqrt(mass2), self.sweeps) * (
+    def gibbs(
+        self, keys: PRNGKeyArray, params: Params, phi: Float[Array, "num Nv R"], sweeps: int
+    ) -> Float[Array, "num Nv R"]:
+        """φ of every chain after so many sweeps over the hidden units and back, in one draw where that is cheaper."""
+        (nh, nv), batch = self.shape, len(phi)
+        w, mass2, s = params["W"], self._mass2(params), self.hidden_std
+        if self._at_once(batch, sweeps):
+            return _sweeps_at_once(keys, s * w * jax.lax.rsqrt(mass2), phi * jnp.sqrt(mass2), sweeps) * (
                 jax.lax.rsqrt(mass2)
             )
-        e = normals(keys, (self.sweeps, batch, nh + nv))
+        e = normals(keys, (sweeps, batch, nh + nv))
         for sweep in e:
             h = jax.lax.optimization_barrier(s * s * matvec(w, phi) + s * sweep[:, :nh])
             phi = matvec_transposed(w, h) / mass2 + sweep[:, nh:] * jax.lax.rsqrt(mass2)
             phi = jax.lax.optimization_barrier(phi)
         return phi
 
-    def _at_once(self, batch: int) -> bool:
+    def _at_once(self, batch: int, sweeps: int) -> bool:
         """Whether matrix products are cheaper than sweeps; a normal number costs about as much as 30 products."""
-        (nh, nv), k = self.shape, self.sweeps
+        (nh, nv), k = self.shape, sweeps
         products = nh * nv * nv + (k + 1) * nv**3 + 2 * batch * nv * nv + 30 * batch * nv
         return products < k * batch * (2 * nh * nv + 30 * (nh + nv))
 
@@ -294,7 +246,3 @@ def _sweeps_at_once(
     u = cholesky(total + (a if sweeps == 1 else barrier(matmul(a, total))))
     noise = matvec_transposed(u, normals(keys, (psi.shape[0], v.shape[1])))
     return barrier(matvec(power, psi) + noise)
-
-
-ESCAPED = 1e6
-"""Entries of W beyond this have run away."""

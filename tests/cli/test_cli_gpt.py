@@ -6,10 +6,10 @@ from dysonjax.cli import runs
 from dysonjax.cli.app import main
 from dysonjax.engine.jobs import Results
 from dysonjax.experiments import recipes, running
+from dysonjax.experiments.gpt import experiment
 from dysonjax.experiments.gpt import summary as nano_gpt
-from dysonjax.experiments.gpt import training
+from dysonjax.experiments.gpt.experiment import GPTRun
 from dysonjax.experiments.gpt.grid import GPTScalingRun
-from dysonjax.experiments.gpt.training import GPTRun
 from tests.experiments.test_gpt_spectra import surface
 
 POEM = "The rain in Spain stays mainly in the plain. In Hertford, Hereford and Hampshire hurricanes hardly happen.\n"
@@ -19,7 +19,7 @@ SIZES = ["--layers", "1", "--heads", "2", "--channels", "24", "--context", "8", 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(nano_gpt, "REFERENCES", 40)
-    monkeypatch.setattr(training, "SAMPLE", 60)
+    monkeypatch.setattr(experiment, "SAMPLE", 60)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ import dysonjax as dj
 from dysonjax.cli.app import main
 from dysonjax.experiments import BBPRun, GPTScalingRun
 from dysonjax.experiments import run as run_experiment
-from dysonjax.experiments.gpt import training
+from dysonjax.experiments.gpt import job
 from dysonjax.runtime.devices import use_all_cores
 from dysonjax.storage import store
 from dysonjax.storage.merging import stores_in
@@ -81,18 +81,18 @@ def command(name: str, *more: str) -> Callable[[Path], object]:
 
 def interrupted_gpt(run: Path) -> None:
     """Stop the training by Ctrl-C in the middle, after a checkpoint, which otherwise comes every half a minute."""
-    save, every = training.save_checkpoint, training.SECONDS_PER_CHECKPOINT
+    save, every = job.save_checkpoint, job.SECONDS_PER_CHECKPOINT
 
     def save_and_stop(out: Path, step: int, state: dict[str, Any]) -> None:
         save(out, step, state)
         if step >= 10:
             raise KeyboardInterrupt
 
-    training.save_checkpoint, training.SECONDS_PER_CHECKPOINT = save_and_stop, 0.0
+    job.save_checkpoint, job.SECONDS_PER_CHECKPOINT = save_and_stop, 0.0
     try:
         main([*COMMANDS["gpt"].split(), "--out", str(run)])
     finally:
-        training.save_checkpoint, training.SECONDS_PER_CHECKPOINT = save, every
+        job.save_checkpoint, job.SECONDS_PER_CHECKPOINT = save, every
 
 
 RUNS: dict[str, Callable[[Path], object]] = {

@@ -9,9 +9,12 @@ import pytest
 
 from dysonjax.core.errors import InputError, StoreError
 from dysonjax.experiments import running
-from dysonjax.experiments.gpt import training
+from dysonjax.experiments.gpt import job
+from dysonjax.experiments.gpt.evaluation import evaluate, generate
+from dysonjax.experiments.gpt.experiment import GPTRun
+from dysonjax.experiments.gpt.job import trained
 from dysonjax.experiments.gpt.summary import times
-from dysonjax.experiments.gpt.training import GPTRun, draw, evaluate, generate, trained
+from dysonjax.experiments.gpt.training import draw
 from dysonjax.models.gpt import loss
 from dysonjax.models.text import windows
 from dysonjax.storage.checkpoints import RESULTS, flat, load_results, load_weights
@@ -70,7 +73,7 @@ def test_training_is_the_plain_loop(run):
 def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monkeypatch):
     whole = running.run(run, tmp_path / "whole").only
     assert float(whole.validation_loss[-1]) < 0.85 * float(whole.validation_loss[0])
-    monkeypatch.setattr(training, "SECONDS_PER_CHECKPOINT", 0.0)
+    monkeypatch.setattr(job, "SECONDS_PER_CHECKPOINT", 0.0)
 
     class Stop:
         """A keyboard interrupt after some updates."""
@@ -96,7 +99,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monke
     a, b = (flat(load_weights(tmp_path / place / "final.npz")) for place in ("whole", "parts"))
     assert all((a[name] == b[name]).all() for name in a)
     # finished: read, not computed
-    monkeypatch.setattr(training, "_loop", None)
+    monkeypatch.setattr(job, "train", None)
     np.testing.assert_array_equal(running.run(run, tmp_path / "parts").only.levels.values, whole.levels.values)
     assert running.experiment_of(tmp_path / "parts") == run
     with pytest.raises(StoreError, match=r"another run .*learning_rate = 0.02 there, 0.03 asked for"):

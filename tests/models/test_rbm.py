@@ -9,7 +9,8 @@ import pytest
 from stochastic import assert_mean
 
 import dysonjax as dj
-from dysonjax.models import GaussianRBM, rbm, scalar_field_kernel
+from dysonjax.dynamics.contrastive_divergence import chains_after, contrastive_divergence
+from dysonjax.models import GaussianRBM, scalar_field_kernel
 
 
 def block(x):
@@ -60,7 +61,7 @@ def test_data_are_learnt_through_their_second_moment():
 def test_chains_reach_the_models_law(chains):
     """With α → 0 the chains' second moment is K⁻¹; a sweep has the law of the flax module's."""
     machine = GaussianRBM(visible=3, chains=chains, sweeps=1 if chains == "persistent" else 8)
-    dynamics, replicas, batch = machine.dynamics(), 4096, 4
+    dynamics, replicas, batch = contrastive_divergence(machine), 4096, 4
     keys = jax.random.split(jax.random.key(2), replicas)
     w = machine.init(jax.random.key(3), (), jnp.float32(0.7))["W"]
     hyper = {"learning_rate": jnp.full(replicas, 1e-9), "batch_size": batch, "init_width": jnp.ones(replicas)}
@@ -68,7 +69,7 @@ def test_chains_reach_the_models_law(chains):
         lambda x: jnp.repeat(x[..., None], replicas, -1),
         dynamics.init(jax.random.key(0), {"batch_size": batch, "init_width": 1.0})._replace(params={"W": w}),
     )
-    seen = jax.jit(lambda k, s: machine._sample(k, s, machine.factor(s.params), batch))(keys, everyone)
+    seen = jax.jit(lambda k, s: chains_after(machine, k, s, machine.factor(s.params), batch))(keys, everyone)
     if chains == "persistent":
         net, phi = machine.module({"W": w}), jnp.ones(3)
         wanted = jax.vmap(lambda k: net(k, phi))(jax.random.split(jax.random.key(5), 20000))
@@ -89,7 +90,7 @@ def test_chains_reach_the_models_law(chains):
 def test_sweeps_at_once_have_the_law_of_sweeps(sweeps):
     """Mean and covariance of φ after k sweeps from one start, by both ways and by the flax module."""
     machine = GaussianRBM(visible=3, hidden=2, mass2=(9.0, 7.0, 8.0), mass="per-site", sweeps=sweeps, hidden_std=0.9)
-    assert machine._at_once(4)
+    assert machine._at_once(4, sweeps)
     params = machine.init(jax.random.key(3), (), jnp.float32(0.9))
     net, start = machine.module(params), jnp.array([1.0, -2.0, 3.0])
     w, mass2, s = np.asarray(params["W"]), np.array([9.0, 7.0, 8.0]), 0.9
@@ -103,8 +104,8 @@ def test_sweeps_at_once_have_the_law_of_sweeps(sweeps):
         return jax.lax.fori_loop(0, sweeps, lambda i, phi: net(jax.random.fold_in(key, i), phi), start)
 
     blocked = jax.tree.map(lambda x: jnp.repeat(x[..., None], 20000, -1), params)
-    state = rbm.RBMState(blocked, jnp.repeat(start[None, :, None], 20000, -1), jnp.zeros(20000, jnp.int32))
-    at_once = jax.jit(lambda k: machine._sample(k, state, None, 1))(keys)[0].T  # type: ignore[arg-type]  # only exact chains need u
+    begun = jnp.repeat(start[None, :, None], 20000, -1)
+    at_once = jax.jit(lambda k: machine.gibbs(k, blocked, begun, sweeps))(keys)[0].T
     for phi in (np.asarray(jax.jit(jax.vmap(chain))(keys)), np.asarray(at_once)):
         assert_mean(phi, mean, resolution=0.05)
         assert_mean(np.einsum("ri,rj->rij", phi - mean, phi - mean), covariance, resolution=0.06)
@@ -112,7 +113,7 @@ def test_sweeps_at_once_have_the_law_of_sweeps(sweeps):
 
 def test_many_units_are_swept_one_by_one():
     machine = GaussianRBM(visible=60, sweeps=2)
-    assert not machine._at_once(2) and GaussianRBM()._at_once(16)
+    assert not machine._at_once(2, 2) and GaussianRBM()._at_once(16, 3)
     ds = dj.scan(dj.sgd(machine), dj.Grid(learning_rate=[0.01], batch_size=[2], seed=range(2)), 3, progress=False)
     assert np.all(np.isfinite(ds.levels))
 
