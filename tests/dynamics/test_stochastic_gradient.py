@@ -201,7 +201,7 @@ def test_bad_options_are_refused(bad):
 
 def test_no_model_and_a_loss_that_is_no_scalar_are_refused():
     with pytest.raises(dj.InputError, match=r"^model = 3: expected a model; models\.FlaxModel makes one"):
-        dj.sgd(3)
+        dj.sgd(3)  # type: ignore[arg-type]  # wrong on purpose
 
     class Vector(type(finite_model(30))):
         def loss(self, params, example, task):
