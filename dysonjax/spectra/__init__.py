@@ -5,15 +5,14 @@ from dysonjax.kernels.singular_values import levels, levels_and_vectors
 from dysonjax.kernels.tridiagonal import bidiagonal_singular_values, tridiagonal_eigenvalues
 from dysonjax.spectra.estimates import (
     Estimate,
-    bootstrap,
     curve,
     density,
     estimate,
-    jackknife,
     ks_distance,
     ks_two_sample,
 )
 from dysonjax.spectra.fits import fit_beta, fit_beta_from_ratios, fit_brody, outliers, tracy_widom_p_values
+from dysonjax.spectra.resampling import bootstrap, jackknife
 from dysonjax.spectra.rigidity import (
     form_factor_law,
     number_variance,

@@ -1,12 +1,11 @@
-"""Numbers with their errors: means, jackknife and bootstrap over independent replicas, distances between laws."""
+"""Numbers with their errors: means over independent replicas, densities, distances between laws."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float
 
 from dysonjax.core.errors import require
 
@@ -61,45 +60,7 @@ def _over_replicas(x: np.ndarray) -> Estimate:
     return Estimate(x.mean(axis=0), x.std(axis=0, ddof=1) / np.sqrt(len(x)), len(x))
 
 
-def jackknife(
-    statistic: Callable[[Array], Array], samples: Float[ArrayLike, "R ..."], groups: int | None = None
-) -> Estimate:
-    """A statistic of all replicas with its jackknife error, bias removed (Efron and Stein 1981).
-
-    `statistic` maps samples [R', …] to a number or an array; it is evaluated without each of `groups` (default: each
-    replica; fewer are faster) in turn. Raises `InputError` for fewer than two groups.
-    """
-    x = jnp.asarray(samples)
-    count = len(x) if groups is None else groups
-    require(2 <= count <= len(x), "groups", groups, f"2 … {len(x)}, the number of replicas")
-    size = len(x) // count
-    whole = jnp.asarray(statistic(x[: size * count]))
-    keep = np.stack([np.delete(np.arange(size * count), np.s_[i * size : (i + 1) * size]) for i in range(count)])
-    left_out = jax.lax.map(lambda rows: jnp.asarray(statistic(x[rows])), jnp.asarray(keep))
-    centre = jnp.mean(left_out, axis=0)
-    # as `jackknife_error`, in the samples' type
-    error = jnp.sqrt((count - 1) * jnp.mean((left_out - centre) ** 2, axis=0))
-    return Estimate(np.asarray(count * whole - (count - 1) * centre), np.asarray(error), len(x))
-
-
-def jackknife_error(left_out: Float[ArrayLike, "g ..."]) -> Float[np.ndarray, "..."]:
-    """The standard error of a statistic from its values without each of g groups of replicas, in float64."""
-    values = np.asarray(left_out, float)
-    return np.sqrt((len(values) - 1) * np.mean((values - values.mean(axis=0)) ** 2, axis=0))
-
-
-def bootstrap(
-    key: PRNGKeyArray, statistic: Callable[[Array], Array], samples: Float[ArrayLike, "R ..."], resamples: int = 400
-) -> Estimate:
-    """A statistic of all replicas with the spread of it over `resamples` draws of R replicas with replacement."""
-    x = jnp.asarray(samples)
-    require(len(x) >= 2, "samples", x.shape, "at least two replicas on the first axis")
-    rows = jax.random.randint(key, (resamples, len(x)), 0, len(x))
-    drawn = jax.lax.map(lambda r: jnp.asarray(statistic(x[r])), rows)
-    return Estimate(np.asarray(statistic(x)), np.asarray(jnp.std(drawn, axis=0, ddof=1)), len(x))
-
-
-def density(x: Float[ArrayLike, "R n"], edges: Float[ArrayLike, " b"] | Sequence[float]) -> Estimate:
+def density(x: Float[ArrayLike, "R n"], edges: Float[ArrayLike, " b"]) -> Estimate:
     """Density of levels in bins `edges`, [b − 1], normalised over all levels, with errors over replicas."""
     levels, edges = np.asarray(x, float), np.asarray(edges, float)
     require(edges.ndim == 1 and np.all(np.diff(edges) > 0), "edges", edges.shape, "increasing edges")

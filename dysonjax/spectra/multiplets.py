@@ -16,7 +16,8 @@ from scipy.special import chdtrc
 from dysonjax.core.errors import require, whole
 from dysonjax.laws import GeneralisedSemicircle, PairDensity
 from dysonjax.spectra import Estimate, curve, estimate
-from dysonjax.spectra.estimates import jackknife_error, ks_of_rows
+from dysonjax.spectra.estimates import ks_of_rows
+from dysonjax.spectra.resampling import jackknife_error, jackknifed, left_out, parts, pseudo_values
 
 AT_ONCE = 2**22
 """Random numbers, or distances, held at one time: 32 MiB."""
@@ -116,9 +117,9 @@ def moment_ratio(spacings: Float[ArrayLike, " R"]) -> Estimate:
     """⟨S²⟩/⟨S⟩², 4/π for a degenerate pair of any width; jackknife over replicas, bias removed. Raises `InputError`."""
     s = _spacings(spacings)
     count = len(s)
-    left_out = (count - 1) * (np.sum(s**2) - s**2) / (np.sum(s) - s) ** 2
-    value = count * np.mean(s**2) / np.mean(s) ** 2 - (count - 1) * left_out.mean()
-    return Estimate(float(value), float(np.sqrt(count - 1) * left_out.std()), count)
+    without = (count - 1) * (np.sum(s**2) - s**2) / (np.sum(s) - s) ** 2
+    found = jackknifed(np.mean(s**2) / np.mean(s) ** 2, without, count)
+    return Estimate(float(found.value), float(found.error), count)
 
 
 def surmise_test(key: PRNGKeyArray, spacings: Float[ArrayLike, " R"], draws: int = 999) -> SurmiseTest:
@@ -164,22 +165,22 @@ def fit_through_origin(
     require(groups > k + 3, "groups", groups, f"more than k + 3 = {k + 3}, and as many replicas in every setting")
     rows = [v if statistic == "mean" and v.ndim == 2 else _pseudo_values(v, statistic, groups) for v in arrays]
 
-    parts = zip(*(_means(r, groups) for r in rows), strict=True)
-    y, y_without, cov, cov_without = (np.stack(p, axis) for p, axis in zip(parts, (-2, -2, -3, -3), strict=True))
+    means = zip(*(_means(r, groups) for r in rows), strict=True)
+    y, y_without, cov, cov_without = (np.stack(m, axis) for m, axis in zip(means, (-2, -2, -3, -3), strict=True))
     error = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
     singular = np.linalg.eigvalsh(cov)[:, 0] <= 1e-12 * np.max(error**2, axis=1)
     require(not np.any(singular), "values", arrays[0].shape, "values whose covariance over replicas is not singular")
     unbiased = np.array([1 - (k + 1) / (len(r) - 1) for r in rows])[:, None, None]
     precision = np.linalg.inv(cov) * unbiased
     whole_slope, slope_error = _gls(x, y, precision)
-    left_out, _ = _gls(x, y_without, np.linalg.inv(cov_without) * unbiased)
-    slope = groups * whole_slope - (groups - 1) * left_out.mean()
+    without, _ = _gls(x, y_without, np.linalg.inv(cov_without) * unbiased)
+    slope = jackknifed(whole_slope, without, groups).value
     plain, _ = _gls(x, y_without, np.eye(k))
     off, dof, count = y - slope * x, settings * k - 1, sum(map(len, arrays))
     chi2 = np.einsum("pi,pij,pj", off, precision, off)
     return ScalingFit(
         slope=Estimate(float(slope), float(slope_error), count),
-        jackknife_error=float(jackknife_error(left_out)),
+        jackknife_error=float(jackknife_error(without)),
         error_scaled=float(slope_error * max(1, np.sqrt(chi2 / dof))),
         unweighted=Estimate(float(_gls(x, y, np.eye(k))[0]), float(jackknife_error(plain)), count),
         chi2=float(chi2),
@@ -335,9 +336,7 @@ def _p_value(key, samples, standardise, cdf, quantile, draws) -> float:
 def _pseudo_values(samples: np.ndarray, statistic: Any, groups: int) -> np.ndarray:
     """[groups, k]: independent numbers whose mean is the statistic with its bias removed."""
     require(callable(statistic), "statistic", statistic, 'a function [R, k, …] → [k], or "mean" of values [R, k]')
-    parts = np.array_split(np.arange(len(samples)), groups)
-    left_out = np.stack([np.asarray(statistic(np.delete(samples, part, axis=0)), float) for part in parts])
-    found = groups * np.asarray(statistic(samples), float) - (groups - 1) * left_out
+    found = pseudo_values(np.asarray(statistic(samples), float), left_out(statistic, samples, groups))
     require(found.shape == (groups, samples.shape[1]), "statistic", statistic, "a function that gives [k] numbers")
     require(np.all(np.isfinite(found)), "statistic", statistic, "a function that gives finite numbers")
     return found
@@ -346,10 +345,10 @@ def _pseudo_values(samples: np.ndarray, statistic: Any, groups: int) -> np.ndarr
 def _means(rows: np.ndarray, groups: int) -> tuple[np.ndarray, ...]:
     """Mean [k] of rows, the same without each group [groups, k], and the covariances of both."""
     mean, count = rows.mean(axis=0), len(rows)
-    parts = np.array_split(rows - mean, groups)
-    squares = np.stack([part.T @ part for part in parts])
-    kept = count - np.array([len(part) for part in parts])[:, None, None]
-    off = -np.stack([part.sum(axis=0) for part in parts])[:, None] / kept
+    apart = [(rows - mean)[part] for part in parts(count, groups)]
+    squares = np.stack([part.T @ part for part in apart])
+    kept = count - np.array([len(part) for part in apart])[:, None, None]
+    off = -np.stack([part.sum(axis=0) for part in apart])[:, None] / kept
     total = squares.sum(axis=0)
     without = (total - squares - kept * off.swapaxes(1, 2) * off) / (kept * (kept - 1))
     return mean, mean + off[:, 0], total / (count * (count - 1)), without

@@ -21,6 +21,7 @@ from scipy.special import log_ndtr, ndtr
 
 from dysonjax.core.errors import require, whole
 from dysonjax.spectra import Estimate
+from dysonjax.spectra.resampling import bootstrap_error
 
 LEAST = 10
 """Levels of a tail at least."""
@@ -83,7 +84,7 @@ def fit_tail(key: PRNGKeyArray, levels: Float[ArrayLike, " n"] | Sequence[float]
     fits = _search(_resampled(key, body, start, rate, len(y), samples))
     u = y[len(y) - count :] - start
     return TailFit(
-        exponent=Estimate(float(1 + rate), float(np.std(fits[0], ddof=1)), int(count)),
+        exponent=Estimate(float(1 + rate), float(bootstrap_error(fits[0])), int(count)),
         x_min=float(np.exp(start)),
         ks=float(ks),
         ks_p=float(np.mean(fits[2] >= ks)),

@@ -38,7 +38,7 @@ from dysonjax.experiments.tables import plain_table
 from dysonjax.models import text as texts
 from dysonjax.models.gpt import KINDS, GPTConfig, GPTModel
 from dysonjax.spectra import Estimate
-from dysonjax.spectra.estimates import jackknife_error
+from dysonjax.spectra.resampling import jackknife_error, left_out
 
 EXPONENTS = {"p = 1": 1.0, "p = ½": 0.5, "p = 0": 0.0}
 """The rules α ∝ |B|^p that are tested: linear, square root, and no exchange."""
@@ -211,8 +211,7 @@ def exchange(ds: xr.Dataset, kind: str, name: str) -> Exchange:
     seeds = y.shape[-1]
     mean, error = y.mean(axis=-1), y.std(axis=-1, ddof=1) / np.sqrt(seeds)
     weights = 1 / np.maximum(error, 1e-12)
-    left_out = [_exponent(a, b, np.delete(y, i, axis=-1).mean(axis=-1), weights) for i in range(seeds)]
-    spread = jackknife_error(np.array(left_out))
+    spread = jackknife_error(left_out(lambda y: _exponent(a, b, y.mean(axis=-1), weights), y, axis=-1))
     return Exchange(
         kind, name, Estimate(mean, error, seeds), Estimate(_exponent(a, b, mean, weights), float(spread), seeds),
         {label: _collapse(a, b, mean, error, p, seeds) for label, p in EXPONENTS.items()},

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from dysonjax.dynamics.gradients import GradientNoise
 from dysonjax.spectra import Estimate, estimate
-from dysonjax.spectra.estimates import jackknife_error
+from dysonjax.spectra.resampling import jackknife_error, left_out
 
 Verdict = Literal["holds", "fails", "inconclusive", "no theory"]
 
@@ -163,8 +163,7 @@ def over_replicas(statistic: Callable[[np.ndarray], Any], x: Any) -> Estimate:
     """A statistic of replicas on the first axis, with its jackknife error over groups of them; in float64."""
     x = np.asarray(x, float)
     groups = np.arange(len(x)) * min(GROUPS, len(x)) // len(x)
-    left_out = np.array([statistic(x[groups != g]) for g in range(groups[-1] + 1)])
-    return Estimate(statistic(x), jackknife_error(left_out), len(x))
+    return Estimate(statistic(x), jackknife_error(left_out(statistic, x, groups)), len(x))
 
 
 def pooled_widths(x: Float[np.ndarray, "R t n"], members: np.ndarray) -> Float[np.ndarray, " m"]:

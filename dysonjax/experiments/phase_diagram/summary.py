@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from dysonjax.spectra.resampling import jackknife_error, left_out
+
 PHASES = ("ordered", "jammed", "paramagnetic", "diverged")
 
 JAMMED_MEMORY = 0.2737
@@ -113,8 +115,9 @@ def _with_jackknife(
     samples: xr.DataArray, estimate: Callable[[xr.DataArray], xr.DataArray]
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """An estimate over seeds and its delete-one jackknife standard error (NaN for a single seed)."""
-    count = samples.sizes["seed"]
-    if count == 1:
-        return estimate(samples), estimate(samples) * math.nan
-    parts = xr.concat([estimate(samples.drop_isel(seed=i)) for i in range(count)], dim="seed")
-    return estimate(samples), ((count - 1) * parts.where(np.isfinite(parts)).var("seed", skipna=False)) ** 0.5
+    found = estimate(samples)
+    seeds = np.arange(samples.sizes["seed"])
+    if len(seeds) == 1:
+        return found, found * math.nan
+    without = left_out(lambda kept: estimate(samples.isel(seed=kept)).transpose(*found.dims), seeds)
+    return found, found.copy(data=jackknife_error(np.where(np.isfinite(without), without, math.nan)))
