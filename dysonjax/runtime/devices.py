@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 # XLA's CPU client runs every device's share, and the pieces of work that it waits for, in one pool of NPROC threads
 # (default: the cores). With a device on every core none is left for the pieces, and JAX 0.10 waits for itself forever;
 # 0.12 does not, and more threads would only take each other's core: the loop after a snapshot ran 20–40 % slower.
+# XLA reads the variable once, when its client starts, and has no other setting for it; goes with JAX 0.10 and 0.11.
 if jax.__version_info__ < (0, 12):
     os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))
 

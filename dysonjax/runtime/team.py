@@ -119,7 +119,8 @@ def team() -> Team:
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return Alone()
     if not _together:
-        from jax._src import distributed  # the runtime's key-value store has no public name yet
+        # the key-value store of jax.distributed has no public name, in JAX 0.10 to 0.12
+        from jax._src import distributed
 
         _together.append(Processes(distributed.global_state.client, jax.process_index(), jax.process_count()))
         atexit.register(_together[0].stop)

@@ -89,7 +89,7 @@ class SpectralMonitor:
         plan = _Plan(pattern, ways, fold, steps, every, ())
         parameters = _parameters(params, pattern)
         plan = plan._replace(shapes=_shapes(plan, jax.eval_shape(partial(_watched, plan), parameters), params))
-        if jax.default_backend() == "cpu":
+        if jax.default_backend() == "cpu":  # JAX has no setting of its own for LAPACK's threads
             threadpool_limits(1, user_api="blas")
         _fill(self, plan, _start(plan, parameters))
 
