@@ -1,7 +1,7 @@
 """An abort of JAX's distributed runtime as one line: when process 0 is lost, the runtime kills all others at once.
 
-Its C++ code does so by a fatal log message with a stack dump and SIGABRT, which Python can neither catch nor turn off: a
-handler set by `signal` only leaves word for Python, which does not run again. JAX's guide to fault tolerance
+Its C++ code does so by a fatal log message with a stack dump and SIGABRT, which Python can neither catch nor turn off:
+a handler set by `signal` only leaves word for Python, which does not run again. JAX's guide to fault tolerance
 (github.com/jax-ml/jax/pull/39095) says that a lost process 0 ends all others, and offers no callback; hence the handler
 in C here, which goes when there is one.
 """

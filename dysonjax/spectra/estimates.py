@@ -1,6 +1,6 @@
 """Numbers with their errors: means over independent replicas, densities, distances between laws."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def _over_replicas(x: np.ndarray) -> Estimate:
     return Estimate(x.mean(axis=0), x.std(axis=0, ddof=1) / np.sqrt(len(x)), len(x))
 
 
-def density(x: Float[ArrayLike, "R n"], edges: Float[ArrayLike, " b"]) -> Estimate:
+def density(x: Float[ArrayLike, "R n"], edges: Float[ArrayLike, " b"] | Sequence[float]) -> Estimate:
     """Density of levels in bins `edges`, [b − 1], normalised over all levels, with errors over replicas."""
     levels, edges = np.asarray(x, float), np.asarray(edges, float)
     require(edges.ndim == 1 and np.all(np.diff(edges) > 0), "edges", edges.shape, "increasing edges")
