@@ -112,7 +112,8 @@ class Session:
             "device": None, "versions": record.versions(PACKAGES), "date": record.now(), "minutes": minutes,
             "load_before": os.getloadavg()[0],
             "commit": commit or current_commit(),
-            "command": " ".join(["python -m benchmarks.on_device", *sys.argv[1:]]),
+            # the directories of a machine tell nobody anything
+            "command": " ".join(["python -m benchmarks.on_device", *(Path(word).name for word in sys.argv[1:])]),
             "rows": [{"name": row.name, "status": "waiting"} for row in rows],
         }  # fmt: skip
         self.save()

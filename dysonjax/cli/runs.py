@@ -142,7 +142,7 @@ def compute(
 ) -> None:
     """Compute, continue or extend a run on all processes; the first of them reports, if all blocks are there."""
     if machines.dry_run:
-        _say_what_it_takes(experiment, out, machines)
+        _say_what_it_takes(experiment, out, machines, extend)
         return
     with machines.team() as team:
         if overwrite:
@@ -174,9 +174,9 @@ def _clear(out: Path, team: Team, machines: Machines) -> None:
     team.one_first(lambda: clear(out) if team.first else None)
 
 
-def _say_what_it_takes(experiment: Experiment, out: Path, machines: Machines) -> None:
+def _say_what_it_takes(experiment: Experiment, out: Path, machines: Machines, extend: bool) -> None:
     processes = (machines.processes or 1) * machines.share.count
-    found = running.forecasts(experiment, out, shares=processes, block_size=machines.block_size)
+    found = running.forecasts(experiment, out, shares=processes, block_size=machines.block_size, extend=extend)
     screen = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     screen.print(table(found, processes))
 

@@ -15,7 +15,7 @@ from zarr.storage import MemoryStore
 from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import Plan, Scan, in_bytes, prepare
 from dysonjax.runtime.devices import Devices
-from dysonjax.storage import store
+from dysonjax.storage import extensions, store
 from dysonjax.storage.metadata import LONG
 
 SECONDS = 1.0
@@ -38,7 +38,7 @@ class Forecast(NamedTuple):
     seconds: float
     """All blocks, one after the other, compilations among them."""
     left: int
-    """Blocks that are not finished in the store, if it is there already."""
+    """Blocks that are not finished in the store, if it is there already, and those that an extension adds."""
 
 
 class Measured(NamedTuple):
@@ -56,7 +56,7 @@ class Measured(NamedTuple):
 
 def forecast(
     scan: Scan, name: str, place: Path | None, known: dict[str, Measured], shares: int = 1,
-    block_size: int | None = None, devices: Devices | None = None,
+    block_size: int | None = None, extend: bool = False, devices: Devices | None = None,
 ) -> Forecast:  # fmt: skip
     """What a scan takes, from a few measured steps; nothing is written.
 
@@ -66,9 +66,11 @@ def forecast(
     planned = prepare(scan, devices, shares, block_size)
     left = planned.blocks
     if place is not None and store.exists(place):
-        results = store.load(place)
-        store.expect_same(results, planned.header)
-        planned, left = planned.resized(results.block_size), len(results.unfinished())
+        stores = extensions.load_all(place)
+        lacking = extensions.missing_points(stores, planned.header, extend)
+        planned = planned.resized(stores[0].block_size)
+        added = len(next(iter(lacking.values()), ()))
+        left = len(extensions.unfinished(stores)) + -(-added // planned.block_size)
     seconds, compressed = 0.0, 0.0
     buckets = sorted({0, len(planned.replicas.buckets) - 1})  # costs of those between lie between theirs
     for bucket in buckets:

@@ -45,11 +45,6 @@ class Grid:
         """The number of replicas."""
         return math.prod(self.shape.values())
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """The value of each hyper-parameter in every replica, [size], the last axis running fastest."""
-        found = np.meshgrid(*(np.asarray(v, float) for v in self.axes.values()), indexing="ij")
-        return {name: column.ravel() for name, column in zip(self.axes, found, strict=True)}
-
 
 class Points:
     """Replicas one by one, a value of each hyper-parameter for every one, as random search and refinement need them.
@@ -59,7 +54,7 @@ class Points:
     >>> Points(learning_rate=[0.1, 0.2, 0.4], batch_size=4, seed=[0, 0, 1]).size
     3
 
-    Raises `InputError` for columns of several lengths, a replica that stands there twice, and values as `Grid` does.
+    Raises `InputError` for columns of several lengths, a replica that is given twice, and values that `Grid` refuses.
     """
 
     axes: Mapping[str, tuple[float | int, ...]]
@@ -86,16 +81,10 @@ class Points:
         """One axis, of all replicas."""
         return {"point": self.size}
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """The value of each hyper-parameter in every replica, [size]."""
-        return {name: np.asarray(values, float) for name, values in self.axes.items()}
-
 
 def with_value(points: Grid | Points, name: str, value: float) -> Grid | Points:
     """The same with one more hyper-parameter, whose value is the same for all."""
-    return (
-        Grid(**points.axes, **{name: [value]}) if isinstance(points, Grid) else Points(**points.axes, **{name: value})
-    )
+    return type(points)(**points.axes, **{name: [value]})
 
 
 def _axis(name: str, values: Any) -> tuple[float | int, ...]:
@@ -131,8 +120,7 @@ class Replicas:
     A bucket has the replicas that share `static` hyper-parameters, and so a compiled program. The order is that of the
     dynamics' parameters, whatever the grid's: in a grid each combination of static values is a bucket, in which the
     `traced` hyper-parameters follow one another, the seed running fastest. Points keep their order within a bucket;
-    short buckets are filled up with their last point, which `present` tells. Parameters that are left out are at their
-    defaults.
+    short buckets are filled up with their last point. Parameters that are left out are at their defaults.
 
     `paired`: a seed has the same key at every point.
     """
@@ -147,10 +135,9 @@ class Replicas:
                 raise InputError(f"grid = {list(grid.axes)}: expected values for {name}, which has no default")
             values = grid.axes.get(name, (parameter.default,))
             axes[name] = [v if name == "seed" else parameter.validate(name, v) for v in values]  # type: ignore[arg-type]
-        static = {n: axes.pop(n) for n in dynamics.static}
-        self.static, self.traced = static, axes
+        self.static, self.traced = {n: axes.pop(n) for n in dynamics.static}, axes
         """Of a grid: the values of each axis."""
-        self.buckets: list[tuple[Any, ...]] = [*itertools.product(*static.values())]
+        self.buckets: list[tuple[Any, ...]] = [*itertools.product(*self.static.values())]
         self._columns = {name: np.asarray(values, float) for name, values in axes.items()}
         self._rows: np.ndarray | None = None
         self.count = math.prod(map(len, axes.values()))

@@ -47,8 +47,9 @@ class Job(Protocol):
         ...
 
     def forecast(
-        self, place: Path | None, known: "dict[str, Measured]", shares: int = 1, block_size: int | None = None
-    ) -> "Forecast | None":
+        self, place: Path | None, known: "dict[str, Measured]", shares: int = 1, block_size: int | None = None,
+        extend: bool = False,
+    ) -> "Forecast | None":  # fmt: skip
         """What it would cost; None where nothing tells before it runs. `known`: what was measured for other jobs."""
         ...
 

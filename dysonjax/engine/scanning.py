@@ -67,7 +67,7 @@ def scan(
         paired: give equal seeds the same initial weights, data and batches at every point, so that differences between
             points have less noise.
         out: the run's directory or URL. Finished blocks are written there, and the same call continues an interrupted
-            run. Results of more than `storage.store.LAZY` bytes stay on disk and are read when they are used.
+            run. Results of more than `storage.dataset.LAZY` bytes stay on disk and are read when they are used.
         extend: let `out` hold the same run with fewer points: what is stored is kept, the others are computed, and the
             result is that of a run that had all of them from the start.
         block_size: replicas that are computed, stored and resumed together; by default by memory and length. An
@@ -125,7 +125,9 @@ class ScanJob(Scan):
         devices: Devices | None = None,
     ) -> "xr.Dataset":
         """Compute it, or continue what `place` holds; see `engine.jobs.Job`."""
-        from dysonjax.storage import store  # and with it xarray and zarr, a second of start-up
+        # xarray and zarr take a second of start-up
+        from dysonjax.storage.dataset import assembled
+        from dysonjax.storage.extensions import unfinished
 
         team = teams.team()
         planned = prepare(self, devices, share.count * team.count, block_size)
@@ -136,7 +138,7 @@ class ScanJob(Scan):
             laid = [replicas_of(self, (Points if one.header.rows else Grid)(**one.header.axes)) for one in stores]
             blocks = [(i, bucket, rows) for i, one in enumerate(stores) for bucket, rows in one.blocks()]
             # what is left is read once for all: it changes as soon as somebody works
-            left = team.agree(lambda: share.of(store.unfinished(stores)))
+            left = team.agree(lambda: share.of(unfinished(stores)))
             for i in sorted({blocks[number][0] for number in left}) if team.first else ():
                 stores[i].note(provenance(planned.devices, team.count, str(share)))
             bar.advance(
@@ -153,7 +155,7 @@ class ScanJob(Scan):
                 )  # fmt: skip
                 one.write(bucket, rows, values)
             team.meet()
-        dataset = store.assembled(stores, [*planned.header.axes])
+        dataset = assembled(stores, planned.header.asked)
         lost = int((dataset.diverged_step >= 0).sum())
         if lost and team.first:
             log.warning("%d of %d replicas became non-finite; see diverged_step", lost, self.grid.size)
@@ -161,9 +163,10 @@ class ScanJob(Scan):
 
     def open(self, place: Path) -> "xr.Dataset":
         """The results that `place` holds, finished or not."""
-        from dysonjax.storage import store
+        from dysonjax.storage.dataset import assembled
+        from dysonjax.storage.extensions import load_all
 
-        return self._without_dt(store.assembled(store.load_all(place)))
+        return self._without_dt(assembled(load_all(place)))
 
     def _without_dt(self, dataset: "xr.Dataset") -> "xr.Dataset":
         """A time step that was given for all is no axis."""
@@ -172,33 +175,33 @@ class ScanJob(Scan):
         return dataset.isel(dt=0) if "dt" in dataset.dims else dataset.drop_vars("dt")
 
     def missing(self, place: Path) -> tuple[list[str], int]:
-        """Numbers of the blocks that are not finished, and how many blocks there are."""
-        from dysonjax.storage import store
+        """Names of the blocks that are not finished, and how many blocks there are."""
+        from dysonjax.storage.extensions import load_all, missing_blocks
 
-        return store.missing_blocks(store.load_all(place))
+        return missing_blocks(load_all(place), self.grid.size)
 
     def forecast(
-        self, place: Path | None, known: "dict[str, Measured]", shares: int = 1, block_size: int | None = None
-    ) -> "Forecast":
+        self, place: Path | None, known: "dict[str, Measured]", shares: int = 1, block_size: int | None = None,
+        extend: bool = False,
+    ) -> "Forecast":  # fmt: skip
         """What it would cost; see `engine.cost.forecast`."""
         from dysonjax.engine.cost import forecast
 
-        return forecast(self, self.name or str(place), place, known, shares, block_size)
+        return forecast(self, self.name or str(place), place, known, shares, block_size, extend)
 
 
 def _stores(place: Path | None, planned: Plan, extend: bool, before: Callable[[], None]) -> "list[Store]":
     """The stores of a job, those of its extensions among them, made where there are none."""
-    from dysonjax.storage import store
+    from dysonjax.storage import extensions, store
 
     header, arrays, size = planned.header, planned.arrays, planned.block_size
     if place is None or not store.is_there(place):
         before()
         return [store.create(place, header, arrays, size)]
-    stores = store.load_all(place, writable=True)
-    store.expect_same(stores[0], header)
-    lacking = store.missing_points(stores, header, extend)
+    stores = extensions.load_all(place, writable=True)
+    lacking = extensions.missing_points(stores, header, extend)
     before()
     if not lacking:
         return stores
     added = extended(planned, Points(**lacking), [one.name for one in stores[1:]])
-    return [*stores, store.create(place, added, arrays, min(size, stores[0].block_size), store.extension(added))]
+    return [*stores, store.create(place, added, arrays, min(size, stores[0].block_size), extensions.name_of(added))]

@@ -49,6 +49,8 @@ def run(
     """
     place = None if out is None else locations.place(out)
     results = Results(place)
+    # an extension that was interrupted may not have come to all jobs
+    added = extend or (place is not None and records.is_extended(place))
 
     def begin() -> None:
         if place is not None:
@@ -59,7 +61,7 @@ def run(
         with progress_bar(experiment.kind, cost, progress if team().first else False) as bar:
             for job in jobs:
                 where = results.where(job)
-                dataset = job.run(where, share, bar, block_size, begin, extend)
+                dataset = job.run(where, share, bar, block_size, begin, added)
                 if dataset is not None and (share == WHOLE or where is None or not job.missing(where)[0]):
                     results.add(job, dataset)
         if fresh(jobs, results):  # other shares or processes are at work on these
@@ -90,12 +92,18 @@ def report(out: Place) -> Report:
 
 
 def forecasts(
-    experiment: Experiment, out: Place | None = None, *, shares: int = 1, block_size: int | None = None
+    experiment: Experiment,
+    out: Place | None = None,
+    *,
+    shares: int = 1,
+    block_size: int | None = None,
+    extend: bool = False,
 ) -> list[Forecast]:
     """What the first round of jobs would take, from a few measured steps; nothing is written."""
     results = Results(None if out is None else locations.place(out))
     known: dict[str, Measured] = {}
-    made = (job.forecast(results.where(job), known, shares, block_size) for job in experiment.jobs(results))
+    jobs = experiment.jobs(results)
+    made = (job.forecast(results.where(job), known, shares, block_size, extend) for job in jobs)
     return [found for found in made if found is not None]
 
 

@@ -1,12 +1,14 @@
 """Where runs are kept: a local directory, or the URL of one on object storage or another file system of fsspec."""
 
+import contextlib
 import importlib.util
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dysonjax.core.errors import InputError, shown
+from dysonjax.core.errors import InputError, StoreError, shown
 
 LOCAL = ("file://", "local://")
 
@@ -49,3 +51,27 @@ def put(path: Path, text: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def reading(directory: Path | None) -> Iterator[None]:
+    """Whatever goes wrong while files of a directory are read becomes one `StoreError`."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:  # whatever a damaged file makes zarr, its codecs or json say
+        raise StoreError(f"{directory}: cannot be read ({type(error).__name__}: {shown(str(error))})") from error
+
+
+@contextlib.contextmanager
+def writing(directory: Path | None) -> Iterator[None]:
+    """A write that the operating system refuses becomes one `StoreError`."""
+    try:
+        yield
+    except (StoreError, InputError):
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"{directory}: cannot be written ({error.strerror or error}); finished blocks are kept"
+        ) from error

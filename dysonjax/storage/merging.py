@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from dysonjax.core.errors import StoreError
-from dysonjax.storage import store
+from dysonjax.storage import extensions, store
 from dysonjax.storage.locations import place, put
 from dysonjax.storage.metadata import difference
-from dysonjax.storage.records import RECORD
+from dysonjax.storage.records import records_in
 from dysonjax.storage.store import Store
 
 
@@ -32,7 +32,7 @@ def merge(out: str | os.PathLike[str], parts: Sequence[str | os.PathLike[str]]) 
     groups: dict[tuple[str, str], list[Store]] = {}
     for name in names:
         for scans in found:
-            for one in store.load_all(scans[name]) if name in scans else ():
+            for one in extensions.load_all(scans[name]) if name in scans else ():
                 groups.setdefault((name, one.name), []).append(one)
     for group in groups.values():
         _check(group)
@@ -40,6 +40,7 @@ def merge(out: str | os.PathLike[str], parts: Sequence[str | os.PathLike[str]]) 
     for (name, _), group in groups.items():
         _bring(group, target / name if name != "." else target)
     for name, text in records.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
         put(target / name, text)
     return sum(len(group[0].blocks()) for group in groups.values())
 
@@ -62,8 +63,7 @@ def _records(parts: Sequence[Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in parts:
         for folder in {p.parent for p in stores_in(part)} | {part}:
-            record = folder / RECORD
-            if record.is_file():
+            for record in records_in(folder):
                 name, text = str(record.relative_to(part)), record.read_text()
                 if found.setdefault(name, text) != text:
                     raise StoreError(f"{part}: another run than {parts[0]} ({name} differs)")

@@ -73,6 +73,17 @@ def last(directory: Path) -> Record | None:
     return Record(str(whole[0]["kind"]), dict(tuples(whole[0]["settings"])))
 
 
+def records_in(directory: Path) -> list[Path]:
+    """The files of the record and of those of extensions, as many as there are."""
+    first = directory / RECORD
+    return [*([first] if first.is_file() else []), *_extensions(directory)]
+
+
+def is_extended(directory: Path) -> bool:
+    """Whether a run was given more points or seeds."""
+    return bool(_extensions(directory))
+
+
 def _extensions(directory: Path) -> list[Path]:
     folder = directory / EXTENSIONS
     return sorted((p for p in folder.iterdir() if p.name.endswith(".json")), key=str) if folder.is_dir() else []

@@ -2,15 +2,13 @@
 
 import contextlib
 import functools
-import hashlib
-import itertools
 import json
 import os
 import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,14 @@ import zarr
 from zarr.errors import ContainsArrayError
 from zarr.storage import FsspecStore, MemoryStore
 
-from dysonjax.core.errors import InputError, StoreError, shown
-from dysonjax.storage import table
-from dysonjax.storage.lazy_array import StoredArray, indexing, nothing
-from dysonjax.storage.locations import is_remote, place, put
-from dysonjax.storage.metadata import Header, difference, packed, unpacked
+from dysonjax.core.errors import StoreError
+from dysonjax.storage.dataset import assembled
+from dysonjax.storage.lazy_array import nothing
+from dysonjax.storage.locations import is_remote, place, put, reading, writing
+from dysonjax.storage.metadata import Header, packed, unpacked
 from dysonjax.storage.records import STORE, expect_free
 
 FORMAT = "dysonjax run 1"
-EXTENSION, SUFFIX = "store-", ".zarr"
-"""What the name of an extension's store begins and ends with."""
-EXTENDED = ("grid", "points", "gas", "bbp")
-"""What an extension may change: axes, and the settings of two experiments, which `run.json` is compared by."""
-LAZY = 2**28
-"""Results of more bytes than this stay on disk and are read when they are looked at."""
 
 
 class Store:
@@ -47,7 +39,7 @@ class Store:
     def __init__(self, group: zarr.Group, directory: Path | None, name: str = STORE):
         self._group, self.name = group, name
         self.directory = directory
-        with _reading(directory):
+        with reading(directory):
             self.header = Header(**unpacked(group.attrs["header"]))
             if not (isinstance(self.header.experiment, dict) and isinstance(self.header.axes, dict)):
                 raise TypeError("header")
@@ -56,7 +48,7 @@ class Store:
     @functools.cached_property
     def arrays_by_name(self) -> dict[str, Any]:
         """The recorded arrays by name; opened once, as opening one takes milliseconds."""
-        with _reading(self.directory):
+        with reading(self.directory):
             return {name: self._group[name] for name in self.header.variables}
 
     @property
@@ -71,7 +63,7 @@ class Store:
 
     def finished(self) -> np.ndarray:
         """Which blocks are finished, [bucket, block]."""
-        with _reading(self.directory):
+        with reading(self.directory):
             return np.asarray(self._group["finished"][:]) != 0  # type: ignore[index]
 
     def blocks(self) -> list[tuple[int, slice]]:
@@ -91,12 +83,12 @@ class Store:
 
     def read(self, bucket: int, rows: slice) -> dict[str, np.ndarray]:
         """The arrays of one block, [replica, snapshot, …]."""
-        with _reading(self.directory):
+        with reading(self.directory):
             return {name: np.asarray(array[bucket, rows]) for name, array in self.arrays_by_name.items()}
 
     def write(self, bucket: int, rows: slice, values: Mapping[str, np.ndarray]) -> None:
         """Store one finished block; raises `StoreError` when the disk refuses, and leaves the block unfinished."""
-        with _writing(self.directory):
+        with writing(self.directory):
             for name, value in values.items():
                 self.arrays_by_name[name][bucket, rows] = value
             self._group["finished"][bucket, rows.start // self.block_size] = 1  # type: ignore[index]
@@ -104,7 +96,7 @@ class Store:
     def note(self, provenance: Mapping[str, Any]) -> None:
         """Add this session to the provenance, in a place of its own, for other processes may do so too."""
         name = f"session-{time.time_ns()}-{uuid.uuid4().hex[:8]}"  # in the order of time, and nobody else's
-        with _writing(self.directory):
+        with writing(self.directory):
             self._group.create_group(name, attributes={"provenance": dict(provenance)})
             self.header = self.header._replace(provenance=[*self.header.provenance, provenance])
             if self.directory:
@@ -117,13 +109,9 @@ class Store:
             found = sorted((name, group) for name, group in self._group.groups() if name.startswith("session-"))
         return [group.attrs["provenance"] for _, group in found]  # type: ignore[misc]
 
-    def dataset(self, order: Sequence[str] | None = None, lazy: bool | None = None) -> xr.Dataset:
-        """All results, axes named after the grid; replicas of unfinished blocks are NaN, their `diverged_step` −2.
-
-        `order`: the grid's axes (default: as they were asked for first). `lazy`: leave the values on disk, to be read
-        when they are looked at; by default only where they are many.
-        """
-        return assembled([self], order, lazy)
+    def dataset(self, lazy: bool | None = None) -> xr.Dataset:
+        """All results of this store; see `storage.dataset.assembled`."""
+        return assembled([self], lazy=lazy)
 
 
 def create(
@@ -139,7 +127,7 @@ def create(
     """
     if directory is None:
         return Store(_fill(MemoryStore(), header, arrays, block_size), None)
-    with _writing(directory):
+    with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         if is_remote(directory):  # everybody writes the same; the group's attributes, in one piece, come last
             return Store(_fill(_zarr_store(directory, name), header, arrays, block_size), directory, name)
@@ -204,11 +192,11 @@ def exists(directory: Path, name: str = STORE) -> bool:
 def load(directory: str | os.PathLike[str], writable: bool = False, name: str = STORE) -> Store:
     """The store of an existing run; raises `StoreError` when there is none or it cannot be read."""
     path = place(directory)
-    with _reading(path):
+    with reading(path):
         found = exists(path, name)
     if not found:
         raise StoreError(f"{path}: expected the directory of a dysonjax run, but it holds no {STORE}")
-    with _reading(path):
+    with reading(path):
         group = zarr.open_group(_zarr_store(path, name), mode="r+" if writable else "r")
         found = group.attrs.get("format")
     if found != FORMAT:
@@ -216,147 +204,10 @@ def load(directory: str | os.PathLike[str], writable: bool = False, name: str = 
     return Store(group, path, name)
 
 
-def load_all(directory: str | os.PathLike[str], writable: bool = False) -> list[Store]:
-    """The store of an existing job and those of its extensions, each after all that it extends.
-
-    Raises `StoreError` as `load` does, and where two extensions do not know of each other.
-    """
-    first = load(directory, writable)
-    path = first.directory
-    assert path is not None
-    with _reading(path):
-        names = sorted(p.name for p in path.iterdir() if p.name.startswith(EXTENSION) and p.name.endswith(SUFFIX))
-    more = sorted((load(path, writable, name) for name in names), key=lambda s: len(s.header.whole["after"]))
-    for i, one in enumerate(more):
-        if [*one.header.whole["after"]] != sorted(s.name for s in more[:i]):
-            raise StoreError(
-                f"{path}: {one.name} and {more[i - 1].name} extend it and do not know of each other; remove one of them"
-            )
-    return [first, *more]
-
-
-def assembled(stores: Sequence[Store], order: Sequence[str] | None = None, lazy: bool | None = None) -> xr.Dataset:
-    """One dataset of a job's stores, with the axes of the last; see `Store.dataset`."""
-    last = stores[-1].header
-    axes, points = last.asked
-    order = [*axes] if order is None else order
-    axes = {name: axes[name] for name in order}
-    done = [table.finished_places(s.header, s.finished(), s.block_size) for s in stores]
-    where = None if len(stores) > 1 or points else table.stand_in_order(last, axes)
-    if where is None:
-        where = table.find(table.of_axes(axes, points), [table.columns(s.header) for s in stores], done)
-        where = where if points else where.reshape([len(v) for v in axes.values()])
-    else:
-        where = np.where(done[0][where], where, -1) if not done[0].all() else where
-    dims = ("point",) if points else tuple(order)
-    arrays = [s.arrays_by_name for s in stores]
-    if lazy is None:
-        lazy = stores[0].directory is not None and sum(a.nbytes for own in arrays for a in own.values()) > LAZY
-    variables = {}
-    for name, (inner, description, unit) in last.variables.items():
-        with _reading(stores[0].directory):
-            value = StoredArray([own[name] for own in arrays], where)
-            value = indexing.LazilyIndexedArray(value) if lazy else value.load()
-        named = (*dims, *(() if name == "diverged_step" else ("snapshot",)), *inner)
-        variables[name] = xr.Variable(named, value, {"long_name": description, "units": unit})
-    coords: dict[str, Any] = {
-        name: ("point" if points else name, np.asarray(values), {"long_name": name.replace("_", " "), "units": "1"})
-        for name, values in axes.items()
-    }
-    coords["step"] = ("snapshot", np.asarray(last.snapshots), {"long_name": "update", "units": "1"})
-    sessions = [session for s in stores for session in s.header.provenance]
-    attrs = {"experiment": json.dumps(packed(last.experiment)), "provenance": json.dumps(sessions)}
-    return xr.Dataset(variables, coords, attrs)
-
-
 def is_there(directory: Path) -> bool:
     """Does the directory hold a store? Raises `StoreError` where it cannot be read, or holds other things."""
-    with _reading(directory):
+    with reading(directory):
         found = exists(directory)
     if not found:
         expect_free(directory)
     return found
-
-
-def extension(header: Header) -> str:
-    """The name of the store of an extension: the same for the same points after the same extensions."""
-    told = json.dumps([header.axes, header.whole["after"]], sort_keys=True)
-    return f"{EXTENSION}{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}{SUFFIX}"
-
-
-def unfinished(stores: Sequence[Store]) -> list[int]:
-    """Numbers of the blocks that are not finished, counted through all stores of a job."""
-    first = itertools.accumulate((len(one.blocks()) for one in stores), initial=0)
-    return [start + number for start, one in zip(first, stores, strict=False) for number in one.unfinished()]
-
-
-def missing_blocks(stores: Sequence[Store]) -> tuple[list[str], int]:
-    """Numbers of the blocks that are not finished, as text, and how many blocks a job's stores have."""
-    return [*map(str, unfinished(stores))], sum(len(one.blocks()) for one in stores)
-
-
-def finished(directory: str | os.PathLike[str]) -> xr.Dataset:
-    """The results of a run of which every block is finished; raises `StoreError` for any other."""
-    stores = load_all(directory)
-    missing, total = missing_blocks(stores)
-    if missing:
-        raise StoreError(f"{directory}: {len(missing)} of {total} blocks are not finished")
-    return assembled(stores)
-
-
-def expect_same(stored: Store, header: Header) -> None:
-    """Raises `StoreError` for the store of another experiment, whatever its hyper-parameters and seeds."""
-    one, other = (
-        {k: v for k, v in h.items() if k not in EXTENDED} for h in (stored.header.experiment, header.experiment)
-    )
-    if found := difference(one, json.loads(json.dumps(other))):
-        raise StoreError(f"{stored.directory}: holds another run ({found}); give a new directory to keep both")
-
-
-def missing_points(stores: Sequence[Store], header: Header, extend: bool) -> dict[str, np.ndarray]:
-    """The points of `header` that no store has, as a table; empty when the stores hold just those asked for.
-
-    Raises `StoreError` for others, unless an extension is wanted, and for an extension that leaves out stored points.
-    """
-    axes, points = header.asked
-    if len(stores) == 1 and not points and table.stand_in_order(stores[0].header, axes) is not None:
-        return {}
-    asked, tables = table.columns(header), [table.columns(s.header) for s in stores]
-    there = [table.present(s.header) for s in stores]
-    where = table.find(asked, tables, there)
-    stored = sum(int(t.sum()) for t in there)
-    wanted = table.present(header)
-    lacking = wanted & (where < 0)
-    if stored > int((wanted & ~lacking).sum()) or (lacking.any() and not extend):
-        last = stores[-1].header
-        (kept, _), now = last.asked, dict(header.asked[0])
-        found = difference({"grid": dict(kept)}, {"grid": json.loads(json.dumps(now))}) or "other points"
-        how = "expected all points that it holds, and more" if extend else "extend=True adds points to those it holds"
-        raise StoreError(
-            f"{stores[0].directory}: holds another run ({found}); give a new directory to keep both, or {how}"
-        )
-    if not lacking.any():
-        return {}
-    return {name: column[lacking].astype(int if name == "seed" else float) for name, column in asked.items()}
-
-
-@contextlib.contextmanager
-def _reading(directory: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except StoreError:
-        raise
-    except Exception as error:  # whatever a damaged file makes zarr, its codecs or json say
-        raise StoreError(f"{directory}: cannot be read ({type(error).__name__}: {shown(str(error))})") from error
-
-
-@contextlib.contextmanager
-def _writing(directory: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except (StoreError, InputError):
-        raise
-    except OSError as error:
-        raise StoreError(
-            f"{directory}: cannot be written ({error.strerror or error}); finished blocks are kept"
-        ) from error

@@ -17,8 +17,7 @@ def columns(header: Header) -> dict[str, np.ndarray]:
         rows = np.asarray(header.rows)
         rows = np.where(rows < 0, rows.max(1, keepdims=True), rows).ravel()
         return {n: v[rows] if len(v) > 1 else np.full(len(rows), v[0]) for n, v in given.items()}
-    found = np.meshgrid(*given.values(), indexing="ij")
-    return {name: column.ravel() for name, column in zip(given, found, strict=True)}
+    return of_axes(given, points=False)
 
 
 def present(header: Header) -> np.ndarray:

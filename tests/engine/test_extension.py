@@ -1,5 +1,6 @@
 """`Points` beside a `Grid`, and runs that get more points: the same numbers as one that had all from the start."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,9 +9,11 @@ from conftest import assert_same, ornstein_uhlenbeck
 
 import dysonjax as dj
 from dysonjax.cli.app import main
+from dysonjax.engine.scanning import ScanJob
 from dysonjax.experiments import running
+from dysonjax.experiments.linear_scaling.experiment import ScalingRun
 from dysonjax.runtime.team import Share
-from dysonjax.storage import store
+from dysonjax.storage.extensions import load_all
 from dysonjax.storage.merging import merge
 
 pytestmark = pytest.mark.optimised  # it is about bits
@@ -51,7 +54,10 @@ def test_points_are_reported(tmp_path, capsys):
     assert "Ornstein–Uhlenbeck toy: 12 updates, 4 replicas, " in said
     assert "temperature 0.5 … 2 (2 values)" in said
     assert "its seed" in said
-    assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} >= {"flow_levels.png", "x_over_grid.png"}
+    assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} >= {
+        "flow_levels.png",
+        "largest_of_levels_over_grid.png",
+    }
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def test_an_extended_run_is_the_run_that_had_all(tmp_path, axes, monkeypatch):
     assert_same(whole, running.load(tmp_path / "run")[1].only)
     with pytest.raises(dj.StoreError, match="expected all points that it holds, and more"):
         run(dj.Grid(**AXES), tmp_path / "run", extend=True)
-    first, *added = store.load_all(tmp_path / "run")
+    first, *added = load_all(tmp_path / "run")
     new = sum(np.count_nonzero(np.array(one.header.rows) >= 0) for one in added)
     assert new == larger.size - int(np.prod(first.header.bucket_shape))
 
@@ -108,7 +114,7 @@ def test_an_extension_is_continued_shared_extended_and_merged(tmp_path):
     whole = run(larger)
     assert_same(whole, run(larger, tmp_path / "one"))
     assert_same(run(largest), run(largest, tmp_path / "one", extend=True))
-    assert len(store.load_all(tmp_path / "one")) == 3
+    assert len(load_all(tmp_path / "one")) == 3
     merge(tmp_path / "all", [tmp_path / "one"])
     assert_same(run(largest), run(largest, tmp_path / "all"))
 
@@ -126,6 +132,35 @@ def test_two_extensions_that_do_not_know_of_each_other(tmp_path):
         run(dj.Grid(**MORE[0]), tmp_path / "run")
 
 
+def test_an_interrupted_extension_of_several_scans_is_continued(tmp_path, monkeypatch):
+    """Killed before its second scan was begun: the run counts as unfinished, and --resume goes on."""
+    settings = ScalingRun("teacher-student", ((0.1, 4), (0.2, 4)), ("dyson",), seeds=6, time=1.0)
+    larger = dataclasses.replace(settings, seeds=9)
+    running.run(settings, tmp_path / "run")
+    go = ScanJob.run
+
+    def stop(self, *arguments, **options):
+        if done:
+            raise KeyboardInterrupt
+        done.append(self.name)
+        return go(self, *arguments, **options)
+
+    done: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(ScanJob, "run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            running.run(larger, tmp_path / "run", extend=True)
+    with pytest.raises(dj.StoreError, match=r"1 blocks are not .*-0\.2:3 added replicas; continue with dysonjax s"):
+        running.load(tmp_path / "run")
+    again = running.experiment_of(tmp_path / "run")
+    assert again == larger
+    found, whole = running.run(again, tmp_path / "run"), running.run(larger)
+    assert [*found] == [*whole]
+    for name in whole:
+        assert_same(whole[name], found[name])
+        assert_same(whole[name], running.load(tmp_path / "run")[1][name])
+
+
 GAS = ["gas", "--levels", "2", "--temperature", "0.1,1", "--steps", "20", "--snapshots", "2"]
 
 
@@ -140,10 +175,17 @@ def test_the_command_line_extends_a_run(tmp_path, capsys, monkeypatch):
     assert json.loads(added.read_text())["settings"]["seeds"] == 30
     one, other = (running.load(tmp_path / name)[1].only for name in ("run", "whole"))
     assert_same(one, other, ["levels", "diverged_step"])
+    merge(tmp_path / "merged", [tmp_path / "run"])
+    assert running.load(tmp_path / "merged")[0].seeds == 30  # type: ignore[attr-defined]
     capsys.readouterr()
+    assert main([*GAS, "--seeds", "40", "--out", str(tmp_path / "run")]) == 1  # only --extend extends
+    assert main([*GAS, "--seeds", "40", "--out", str(tmp_path / "run"), "--dry-run"]) == 1
+    assert capsys.readouterr().err.count("holds another run (") == 2
+    assert main(["gas", "--extend", str(tmp_path / "run"), "--seeds", "40", "--dry-run"]) == 0
+    assert "1 left of" in " ".join(capsys.readouterr().out.split())
     assert main(["report", str(tmp_path / "run")]) == 0
     assert main(["gas", "--resume", str(tmp_path / "run")]) == 0
     assert main(["gas", "--extend", str(tmp_path / "run"), "--steps", "30"]) == 1
-    assert "holds another run (steps = 20 there, 30 asked for)" in capsys.readouterr().err
+    assert "holds another run (gas.steps = 20 there, 30 asked for)" in capsys.readouterr().err
     assert main(["gas", "--extend", str(tmp_path / "nowhere"), "--seeds", "30"]) == 1
     assert main(["bbp", "--extend", str(tmp_path / "run")]) == 2

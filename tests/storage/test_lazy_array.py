@@ -47,7 +47,7 @@ def test_lazy_values_equal_loaded_ones(made, look):
 
 def test_only_large_results_stay_on_disk(made, monkeypatch):
     assert made.dataset().levels.variable._in_memory
-    monkeypatch.setattr(store, "LAZY", 100)
+    monkeypatch.setattr("dysonjax.storage.dataset.LAZY", 100)
     assert not made.dataset().levels.variable._in_memory
 
 

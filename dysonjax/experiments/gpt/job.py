@@ -73,7 +73,9 @@ class TrainingJob:
         """The whole training, or nothing."""
         return [] if (place / RESULTS).is_dir() else ["the training"], 1
 
-    def forecast(self, place: Path | None, known: Any, shares: int = 1, block_size: int | None = None) -> None:
+    def forecast(
+        self, place: Path | None, known: Any, shares: int = 1, block_size: int | None = None, extend: bool = False
+    ) -> None:
         """Nothing tells before it runs."""
 
 

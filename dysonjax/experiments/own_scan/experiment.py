@@ -12,7 +12,8 @@ from dysonjax.engine.jobs import Results
 from dysonjax.experiments.base import Experiment, Report
 from dysonjax.runtime.progress import Bar
 from dysonjax.runtime.team import WHOLE, Share
-from dysonjax.storage import store
+from dysonjax.storage.dataset import assembled
+from dysonjax.storage.extensions import load_all, missing_blocks
 from dysonjax.storage.records import OWN
 
 
@@ -59,11 +60,13 @@ class StoredScan:
 
     def open(self, place: Path) -> xr.Dataset:
         """The dataset of the store."""
-        return store.assembled(store.load_all(place))
+        return assembled(load_all(place))
 
     def missing(self, place: Path) -> tuple[list[str], int]:
         """Numbers of the blocks that are not finished, and how many there are."""
-        return store.missing_blocks(store.load_all(place))
+        return missing_blocks(load_all(place), 0)
 
-    def forecast(self, place: Path | None, known: Any, shares: int = 1, block_size: int | None = None) -> None:
+    def forecast(
+        self, place: Path | None, known: Any, shares: int = 1, block_size: int | None = None, extend: bool = False
+    ) -> None:
         """Nothing is left to compute."""

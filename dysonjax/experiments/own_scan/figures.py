@@ -24,7 +24,7 @@ def description(ds: xr.Dataset) -> str:
     """One sentence on what was run."""
     stored = json.loads(ds.attrs["experiment"])
     what = " of ".join(str(stored[key]) for key in ("dynamics", "model") if key in stored) or "a dynamics of its own"
-    axes = ", ".join(f"{_words(name)} {_range(np.unique(ds[name].values))}" for name in _columns(ds))
+    axes = ", ".join(f"{_words(name)} {_range(np.unique(ds[name].values))}" for name in _columns(ds) if name != "point")
     lost = int((ds.diverged_step >= 0).sum())
     left = f"; {lost} of {ds.diverged_step.size} replicas became non-finite" if lost else ""
     count = f"{ds.sizes['point']} replicas" if "point" in ds.dims else f"{ds.sizes['seed']} seeds"
@@ -34,7 +34,8 @@ def description(ds: xr.Dataset) -> str:
 def table(ds: xr.Dataset) -> Table:
     """Last values at every point, mean ± standard error over the seeds that stayed finite."""
     values, finite = last_values(ds), ds.diverged_step < 0
-    shown = Table(title=f"After {int(ds.step[-1])} updates, mean ± standard error over seeds")
+    errors = "" if "point" in ds.dims else ", mean ± standard error over seeds"
+    shown = Table(title=f"After {int(ds.step[-1])} updates{errors}")
     for name in (*_columns(ds), *values, "non-finite"):
         shown.add_column(_words(name), justify="right")
     points = list(np.ndindex(*(ds.sizes[name] for name in _axes(ds))))
@@ -98,14 +99,16 @@ def over_grid(ds: xr.Dataset, name: str) -> Figure:
     if len(axes) == 1:
         x = ds[axes[0]].values
         error = value.isel(rest).std("seed", ddof=1) / np.sqrt(value.isel(rest).count("seed"))
-        ax.errorbar(x, mean.values, error.values, marker="o", markersize=4, capsize=2, color="black")
+        apart = axes[0] == "point"  # points follow one another in no order
+        line = {"linestyle": "none" if apart else "-", "marker": "o", "markersize": 4, "capsize": 2, "color": "black"}
+        ax.errorbar(x, mean.values, None if apart else error.values, **line)
+        ax.locator_params("x", integer=apart)
         ax.set(xscale="log" if np.all(x > 0) and len(x) > 2 else "linear", xlabel=_words(axes[0]), ylabel=_words(name))
     else:
         _map(ax, ds, axes, mean.values, _words(name))
     others = ", ".join(f"{_words(axis)} {float(ds[axis][0]):g}" for axis in rest if ds.sizes[axis] > 1)
-    plots.caption(
-        figure, f"Mean over finite seeds after {int(ds.step[-1])} updates" + (f", at {others}." if others else ".")
-    )
+    what = "One replica a point" if "point" in axes else "Mean over finite seeds"
+    plots.caption(figure, f"{what} after {int(ds.step[-1])} updates" + (f", at {others}." if others else "."))
     return figure
 
 
@@ -134,8 +137,8 @@ def _axes(ds: xr.Dataset) -> list[str]:
 
 
 def _columns(ds: xr.Dataset) -> list[str]:
-    """What tells one point from another: the axes, or the hyper-parameters and the seed of points that are no grid."""
-    return [str(n) for n, c in ds.coords.items() if c.dims == ("point",) and n != "point"] or _axes(ds)
+    """What tells one point from another: the axes, and the hyper-parameters and the seed of points that are no grid."""
+    return [*_axes(ds), *(str(n) for n, c in ds.coords.items() if c.dims == ("point",) and n != "point")]
 
 
 def _varied(ds: xr.Dataset) -> list[str]:

@@ -1,0 +1,58 @@
+"""Stores as one labelled dataset with the axes of the grid, or of the points, that was asked for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from dysonjax.storage import table
+from dysonjax.storage.lazy_array import StoredArray, indexing
+from dysonjax.storage.locations import reading
+from dysonjax.storage.metadata import packed
+
+if TYPE_CHECKING:
+    from dysonjax.storage.store import Store
+
+LAZY = 2**28
+"""Results of more bytes than this stay on disk and are read when they are looked at."""
+
+Asked = tuple[Mapping[str, Sequence[float]], bool]
+"""Axes, and whether they are those of points, which have a value for each replica."""
+
+
+def assembled(stores: "Sequence[Store]", asked: Asked | None = None, lazy: bool | None = None) -> xr.Dataset:
+    """All results of a job's stores; replicas of unfinished blocks are NaN, their `diverged_step` −2.
+
+    `asked`: the axes, by default as they were asked for last. `lazy`: leave the values on disk, to be read when they
+    are looked at; by default only where they are many.
+    """
+    last = stores[-1].header
+    axes, points = last.asked if asked is None else asked
+    done = [table.finished_places(s.header, s.finished(), s.block_size) for s in stores]
+    where = None if len(stores) > 1 or points else table.stand_in_order(last, axes)
+    if where is None:
+        where = table.find(table.of_axes(axes, points), [table.columns(s.header) for s in stores], done)
+        where = where if points else where.reshape([len(v) for v in axes.values()])
+    elif not done[0].all():
+        where = np.where(done[0][where], where, -1)
+    dims = ("point",) if points else tuple(axes)
+    arrays = [s.arrays_by_name for s in stores]
+    if lazy is None:
+        lazy = stores[0].directory is not None and sum(a.nbytes for own in arrays for a in own.values()) > LAZY
+    variables = {}
+    for name, (inner, description, unit) in last.variables.items():
+        with reading(stores[0].directory):
+            value = StoredArray([own[name] for own in arrays], where)
+            value = indexing.LazilyIndexedArray(value) if lazy else value.load()
+        named = (*dims, *(() if name == "diverged_step" else ("snapshot",)), *inner)
+        variables[name] = xr.Variable(named, value, {"long_name": description, "units": unit})
+    coords: dict[str, Any] = {
+        name: ("point" if points else name, np.asarray(values), {"long_name": name.replace("_", " "), "units": "1"})
+        for name, values in axes.items()
+    }
+    coords["step"] = ("snapshot", np.asarray(last.snapshots), {"long_name": "update", "units": "1"})
+    sessions = [session for s in stores for session in s.header.provenance]
+    attrs = {"experiment": json.dumps(packed(last.experiment)), "provenance": json.dumps(sessions)}
+    return xr.Dataset(variables, coords, attrs)
