@@ -70,7 +70,7 @@ def _chosen(words: Sequence[str]) -> Callable[[], Any]:
         if _given("--resume", rest) is not None:
             command = resumption_of(name)
         elif (extended := _given("--extend", rest)) and not {"-h", "--help"} & {*rest}:
-            command = extension_of(name, target.options(), extended)
+            command = extension_of(name, extended)
         else:
             command = command_of(name, target.options())
         return _read(name, command, rest, target.__doc__ or "")()

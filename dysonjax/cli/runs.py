@@ -1,7 +1,6 @@
 """The commands about runs: one for every experiment, and `report`, `merge` and `reproduce` for all of them."""
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -67,11 +66,10 @@ def resumption_of(kind: str) -> Callable[..., Callable[[], None]]:
     return command
 
 
-def extension_of(kind: str, make: Callable[..., Experiment], run: str) -> Callable[..., Callable[[], None]]:
-    """The command of an experiment with --extend, whose options are by default those of the run in that directory."""
+def extension_of(kind: str, run: str) -> Callable[..., Callable[[], None]]:
+    """The command of an experiment with --extend: its options are the settings, by default those of that run."""
     found = _of_kind(kind, locations.place(run), "extend")
-    known = inspect.signature(make).parameters
-    own = functools.partial(make, **{n: value for n, value in running.settings(found).items() if n in known})
+    own = functools.partial(type(found), **running.settings(found))
 
     def command(
         settings: Annotated[Any, tyro.conf.arg(constructor=own), tyro.conf.OmitArgPrefixes],

@@ -149,6 +149,9 @@ def _begin(place: Path, experiment: Experiment, extend: bool) -> None:
     if there is None and (before := earlier.record_of(place)) is not None:
         records.compare(place, before, wanted)
     elif extend and there is not None and there.kind == wanted.kind:
+        before, now = ([job.name for job in e.jobs(Results(place))] for e in (experiment_of(place), experiment))
+        if left_out := sorted({*before} - {*now}):
+            raise StoreError(f"{place}: holds {', '.join(left_out)}, too; expected an extension that keeps all scans")
         records.add(place, *wanted)
     elif there is None:
         records.remember(place, *wanted)

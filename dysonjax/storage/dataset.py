@@ -54,5 +54,9 @@ def assembled(stores: "Sequence[Store]", asked: Asked | None = None, lazy: bool 
     }
     coords["step"] = ("snapshot", np.asarray(last.snapshots), {"long_name": "update", "units": "1"})
     sessions = [session for s in stores for session in s.header.provenance]
-    attrs = {"experiment": json.dumps(packed(last.experiment)), "provenance": json.dumps(sessions)}
+    experiment = dict(last.experiment)
+    if last.whole:  # the points of an extension alone are its own affair
+        del experiment["points"]
+        experiment["points" if points else "grid"] = {name: list(values) for name, values in axes.items()}
+    attrs = {"experiment": json.dumps(packed(experiment)), "provenance": json.dumps(sessions)}
     return xr.Dataset(variables, coords, attrs)

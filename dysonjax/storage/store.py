@@ -99,7 +99,7 @@ class Store:
         with writing(self.directory):
             self._group.create_group(name, attributes={"provenance": dict(provenance)})
             self.header = self.header._replace(provenance=[*self.header.provenance, provenance])
-            if self.directory:
+            if self.directory and self.name == STORE:
                 text = json.dumps(packed(self.header._asdict()), indent=1, ensure_ascii=False)
                 put(self.directory / "config.json", text + "\n")
 

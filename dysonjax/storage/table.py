@@ -28,7 +28,7 @@ def present(header: Header) -> np.ndarray:
     return np.ones(buckets * replicas, bool)
 
 
-def of_axes(axes: Mapping[str, Sequence[float]], points: bool) -> dict[str, np.ndarray]:
+def of_axes(axes: Mapping[str, Sequence[float] | np.ndarray], points: bool) -> dict[str, np.ndarray]:
     """The table of a grid, or of points."""
     given = {name: np.asarray(values, float) for name, values in axes.items()}
     if points:

@@ -91,7 +91,9 @@ def test_an_extended_run_is_the_run_that_had_all(tmp_path, axes, monkeypatch):
     with pytest.raises(dj.StoreError, match=r"holds another run \(grid\..* extend=True adds points"):
         run(larger, tmp_path / "run")
     whole = run(larger)
-    assert_same(whole, run(larger, tmp_path / "run", extend=True))
+    extended = run(larger, tmp_path / "run", extend=True)
+    assert_same(whole, extended)
+    assert json.loads(extended.attrs["experiment"]) == json.loads(whole.attrs["experiment"])
     assert kept == {p: p.read_bytes() for p in kept}
     assert_same(whole, run(larger, tmp_path / "run"))  # finished: nothing is computed again
     assert_same(whole, running.load(tmp_path / "run")[1].only)
@@ -154,6 +156,8 @@ def test_an_interrupted_extension_of_several_scans_is_continued(tmp_path, monkey
         running.load(tmp_path / "run")
     again = running.experiment_of(tmp_path / "run")
     assert again == larger
+    with pytest.raises(dj.StoreError, match=r"holds dyson-0\.1, too; expected an extension that keeps all scans"):
+        running.run(dataclasses.replace(larger, settings=((0.2, 4),)), tmp_path / "run", extend=True)
     found, whole = running.run(again, tmp_path / "run"), running.run(larger)
     assert [*found] == [*whole]
     for name in whole:
