@@ -102,8 +102,9 @@ def over_grid(ds: xr.Dataset, name: str) -> Figure:
         apart = axes[0] == "point"  # points follow one another in no order
         line = {"linestyle": "none" if apart else "-", "marker": "o", "markersize": 4, "capsize": 2, "color": "black"}
         ax.errorbar(x, mean.values, None if apart else error.values, **line)
-        ax.locator_params("x", integer=apart)
         ax.set(xscale="log" if np.all(x > 0) and len(x) > 2 else "linear", xlabel=_words(axes[0]), ylabel=_words(name))
+        if apart:
+            ax.locator_params("x", integer=True)
     else:
         _map(ax, ds, axes, mean.values, _words(name))
     others = ", ".join(f"{_words(axis)} {float(ds[axis][0]):g}" for axis in rest if ds.sizes[axis] > 1)
