@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,9 +12,6 @@ from dysonjax.storage.lazy_array import StoredArray, indexing
 from dysonjax.storage.locations import reading
 from dysonjax.storage.metadata import packed
 
-if TYPE_CHECKING:
-    from dysonjax.storage.store import Store
-
 LAZY = 2**28
 """Results of more bytes than this stay on disk and are read when they are looked at."""
 
@@ -22,11 +19,11 @@ Asked = tuple[Mapping[str, Sequence[float]], bool]
 """Axes, and whether they are those of points, which have a value for each replica."""
 
 
-def assembled(stores: "Sequence[Store]", asked: Asked | None = None, lazy: bool | None = None) -> xr.Dataset:
+def assembled(stores: Sequence[Any], asked: Asked | None = None, lazy: bool | None = None) -> xr.Dataset:
     """All results of a job's stores; replicas of unfinished blocks are NaN, their `diverged_step` −2.
 
-    `asked`: the axes, by default as they were asked for last. `lazy`: leave the values on disk, to be read when they
-    are looked at; by default only where they are many.
+    `stores`: of `storage.store.Store`, which imports this. `asked`: the axes, by default as they were asked for last.
+    `lazy`: leave the values on disk, to be read when they are looked at; by default only where they are many.
     """
     last = stores[-1].header
     axes, points = last.asked if asked is None else asked
