@@ -74,6 +74,8 @@ class GPTSettings:
         require(self.optimizer in ("adamw", "sgd"), "optimizer", self.optimizer, "adamw or sgd")
         for name in ("batch_size", "steps", "validation_every"):
             whole(name, getattr(self, name))
+        if self.every != "log":
+            whole("every", self.every)  # the monitor would refuse it only after the text was downloaded
         whole("key", self.key, 0, 2**32 - 1)
         if self.warmup is not None:
             whole("warmup", self.warmup, 0)
