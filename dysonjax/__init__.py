@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dysonjax.engine.loop import simulate
     from dysonjax.engine.scanning import scan
     from dysonjax.experiments.langevin_validity.assessment import validity
+    from dysonjax.experiments.reading import open_run as open
+    from dysonjax.experiments.reading import verify
     from dysonjax.runtime.devices import use_all_cores
     from dysonjax.runtime.team import Share
     from dysonjax.spectra import multiplets as scaling
@@ -51,6 +53,7 @@ __all__ = [
     "merge",
     "models",
     "observables",
+    "open",
     "scaling",
     "scan",
     "schemes",
@@ -60,6 +63,7 @@ __all__ = [
     "svag",
     "use_all_cores",
     "validity",
+    "verify",
 ]
 
 _HOMES = {
@@ -86,6 +90,7 @@ _HOMES = {
     "merge": "dysonjax.storage.merging:merge",
     "models": "dysonjax.models",
     "observables": "dysonjax.core.observables",
+    "open": "dysonjax.experiments.reading:open_run",
     "scaling": "dysonjax.spectra.multiplets",
     "scan": "dysonjax.engine.scanning:scan",
     "schemes": "dysonjax.dynamics.dyson_schemes",
@@ -94,6 +99,7 @@ _HOMES = {
     "spectra": "dysonjax.spectra",
     "svag": "dysonjax.dynamics.variance_amplified:svag",
     "use_all_cores": "dysonjax.runtime.devices:use_all_cores",
+    "verify": "dysonjax.experiments.reading:verify",
     "validity": "dysonjax.experiments.langevin_validity.assessment:validity",
 }
 

@@ -25,7 +25,13 @@ class Failed(Exception):
 
 OTHERS = tuple(
     EntryPoint(name, f"dysonjax.cli.{place}:{name}", GROUP)
-    for name, place in (("reproduce", "runs"), ("report", "runs"), ("merge", "runs"), ("analyze", "weights"))
+    for name, place in (
+        ("reproduce", "runs"),
+        ("report", "runs"),
+        ("merge", "runs"),
+        ("verify", "runs"),
+        ("analyze", "weights"),
+    )
 )
 """Commands that belong to no experiment."""
 

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from dysonjax.cli.console import clear, show
 from dysonjax.cli.options import HERE, Machines, Place, Where
-from dysonjax.core.errors import InputError, require
+from dysonjax.core.errors import InputError, StoreError, require
 from dysonjax.engine.cost import table
-from dysonjax.experiments import recipes, running
+from dysonjax.experiments import reading, recipes, running
 from dysonjax.experiments.base import Experiment
 from dysonjax.runtime.team import Team
 from dysonjax.storage import locations
@@ -96,6 +96,21 @@ def report(run: Annotated[Place, tyro.conf.Positional]) -> None:
         run: the run's directory.
     """
     show(run, running.report(run))
+
+
+def verify(run: Annotated[Place, tyro.conf.Positional], repair: bool = False, recompute: str = "0") -> None:
+    """Read every byte of a run, and compute some of its replicas again.
+
+    Args:
+        run: the run's directory.
+        repair: make damaged blocks unfinished; --resume computes them again.
+        recompute: how many replicas of each scan are drawn, computed again and compared, or all.
+    """
+    found = reading.verify(run, recompute=int(recompute) if recompute.isdigit() else recompute, repair=repair)
+    for line in found.said:
+        Console(soft_wrap=True).print(line, highlight=False)
+    if found.damage or found.different:
+        raise StoreError(f"{run}: {len(found.damage)} faults, {len(found.different)} differences")
 
 
 def merge(parts: Annotated[list[str], tyro.conf.Positional], out: Place | None = None) -> None:

@@ -13,6 +13,7 @@ from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable
 from dysonjax.engine.grid import Grid, Points
+from dysonjax.engine.jobs import Verified
 from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import Plan, Scan, extended, prepare, replicas_of
 from dysonjax.runtime import team as teams
@@ -20,7 +21,7 @@ from dysonjax.runtime.devices import Devices
 from dysonjax.runtime.progress import Bar, progress_bar
 from dysonjax.runtime.team import WHOLE, Share
 from dysonjax.storage import locations
-from dysonjax.storage.metadata import provenance
+from dysonjax.storage.metadata import origin, provenance
 from dysonjax.storage.records import OWN, recall, remember
 
 if TYPE_CHECKING:
@@ -155,18 +156,19 @@ class ScanJob(Scan):
                 )  # fmt: skip
                 one.write(bucket, rows, values)
             team.meet()
+            for one in stores if team.first else ():
+                one.finish()
         dataset = assembled(stores, planned.header.asked)
         lost = int((dataset.diverged_step >= 0).sum())
         if lost and team.first:
             log.warning("%d of %d replicas became non-finite; see diverged_step", lost, self.grid.size)
         return self._without_dt(dataset)
 
-    def open(self, place: Path) -> "xr.Dataset":
-        """The results that `place` holds, finished or not."""
-        from dysonjax.storage.dataset import assembled
-        from dysonjax.storage.extensions import load_all
+    def open(self, *places: Path, lazy: bool | None = None) -> "xr.Dataset":
+        """The results that `places` hold, parts of one run, finished or not."""
+        from dysonjax.storage.extensions import open_all
 
-        return self._without_dt(assembled(load_all(place)))
+        return self._without_dt(open_all(places, lazy))
 
     def _without_dt(self, dataset: "xr.Dataset") -> "xr.Dataset":
         """A time step that was given for all is no axis."""
@@ -179,6 +181,13 @@ class ScanJob(Scan):
         from dysonjax.storage.extensions import load_all, missing_blocks
 
         return missing_blocks(load_all(place), self.grid.size)
+
+    def verify(self, place: Path, repair: bool = False, recompute: int = 0) -> Verified:
+        """Read every byte that `place` holds; see `engine.jobs.Job`."""
+        from dysonjax.engine.verifying import computed_again, read_through
+
+        found = read_through(place, repair)
+        return found if found.damage or not recompute else computed_again(self, place, recompute, found)
 
     def forecast(
         self, place: Path | None, known: "dict[str, Measured]", shares: int = 1, block_size: int | None = None,
@@ -195,13 +204,15 @@ def _stores(place: Path | None, planned: Plan, extend: bool, before: Callable[[]
     from dysonjax.storage import extensions, store
 
     header, arrays, size = planned.header, planned.arrays, planned.block_size
+    by = origin(provenance(planned.devices))
     if place is None or not store.is_there(place):
         before()
-        return [store.create(place, header, arrays, size)]
+        return [store.create(place, header, arrays, size, origin=by)]
     stores = extensions.load_all(place, writable=True)
     lacking = extensions.missing_points(stores, header, extend)
     before()
     if not lacking:
         return stores
     added = extended(planned, Points(**lacking), [one.name for one in stores[1:]])
-    return [*stores, store.create(place, added, arrays, min(size, stores[0].block_size), extensions.name_of(added))]
+    size = min(size, stores[0].block_size)
+    return [*stores, store.create(place, added, arrays, size, extensions.name_of(added), by)]

@@ -114,7 +114,14 @@ def compute_nothing(monkeypatch):
 
 
 def test_a_run_leaves_everything(finished):
-    assert {p.name for p in finished.iterdir()} == {"store.zarr", "config.json", "run.json", "report.txt", "figures"}
+    assert {p.name for p in finished.iterdir()} == {
+        "store.zarr",
+        "blocks",
+        "sessions",
+        "run.json",
+        "report.txt",
+        "figures",
+    }
     assert len(list((finished / "figures").glob("*.png"))) == 6
     text = (finished / "report.txt").read_text()
     assert "8 networks" in text

@@ -68,7 +68,7 @@ def test_a_run_at_a_url_is_the_same(url):
     assert_same(whole, store.load(url).dataset())
     assert_same(whole.isel(snapshot=-1), store.load(url).dataset(lazy=True).isel(snapshot=-1).load())
     assert not store.load(url).pending()
-    assert {p.name for p in UPath(url).iterdir()} == {"store.zarr", "config.json", "run.json"}
+    assert {p.name for p in UPath(url).iterdir()} == {"store.zarr", "blocks", "sessions", "run.json"}
 
 
 def test_it_is_continued_shared_and_merged(url):
