@@ -66,7 +66,7 @@ class StoredScan:
         """Read every byte."""
         if recompute:
             raise InputError(
-                f"recompute = {recompute}: expected a run of a command; of this one, dysonjax.verify(run, dynamics)"
+                f"recompute = {recompute}: expected a run of a command; use dysonjax.verify(run, dynamics)"
             )
         return read_through(place, repair)
 
