@@ -103,7 +103,7 @@ _HOMES = {
     "validity": "dysonjax.experiments.langevin_validity.assessment:validity",
 }
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if not TYPE_CHECKING:  # or a type checker would accept any name
     __getattr__, __dir__ = public(__name__, _HOMES)

@@ -15,7 +15,7 @@ from dysonjax.engine.grid import Grid, Points, Replicas
 from dysonjax.engine.jobs import Verified, same
 from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import Plan, Scan, prepare, replicas_of
-from dysonjax.storage import extensions, table
+from dysonjax.storage import extensions, store, table
 from dysonjax.storage.damage import Damage, everything
 from dysonjax.storage.metadata import difference, provenance
 from dysonjax.storage.store import Store
@@ -30,7 +30,7 @@ LEAST_SEEDS = 4
 def read_through(place: Path, repair: bool = False) -> Verified:
     """Read every byte of a job's stores; `repair`: make damaged blocks unfinished."""
     try:
-        stores = extensions.load_all(place, writable=repair, checked=False)
+        stores = extensions.load_all(place, checked=False)
     except StoreError as error:
         return Verified([Damage(str(error))])
     found: list[Damage] = []
@@ -41,7 +41,7 @@ def read_through(place: Path, repair: bool = False) -> Verified:
             count += int(one.finished().sum())
         blocks = {damage.block for damage in own if damage.block is not None}
         if repair and blocks:
-            one.set_back(blocks)
+            store.load(place, True, one.name).set_back(blocks)
         found += own
     return Verified(found, count)
 

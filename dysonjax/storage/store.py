@@ -235,20 +235,20 @@ def create(
     by, for people and other programs.
     """
 
-    def fill(where: Any) -> Access:
+    def filled(where: Any) -> Access:
         access = Access(where, directory and directory / name)
-        _fill(access, header, arrays, block_size, origin or {})
+        fill(access, header, arrays, block_size, origin or {})
         return access
 
     if directory is None:
-        return Store(fill(MemoryStore()), None, writable=True)
+        return Store(filled(MemoryStore()), None, writable=True)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         if is_remote(directory):  # everybody writes the same; the group's attributes, in one piece, come last
-            return Store(fill(_zarr_store(directory, name)), directory, name, writable=True)
+            return Store(filled(_zarr_store(directory, name)), directory, name, writable=True)
         draft = directory / f"{name}.partial-{uuid.uuid4().hex[:8]}"
         try:
-            fill(LocalStore(draft))
+            filled(LocalStore(draft))
             draft.rename(directory / name)
         except OSError:
             if not (directory / name).is_dir():
@@ -260,10 +260,11 @@ def create(
     return load(directory, True, name)
 
 
-def _fill(
+def fill(
     access: Access, header: Header, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], block_size: int,
     origin: Mapping[str, Any],
 ) -> None:  # fmt: skip
+    """Make the arrays, without values, and the group's attributes; what another process has made is left alone."""
     buckets, replicas = header.bucket_shape
     block_size = min(block_size, replicas)
     group = zarr.open_group(access, mode="a")
