@@ -15,22 +15,17 @@ import xarray as xr
 from jaxtyping import PyTree
 
 from dysonjax.core.errors import StoreError
+from dysonjax.core.leaves import named_leaves
 
 CHECKPOINTS, RESULTS = "checkpoints", "results.zarr"
 _ONE = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-
-
-def flat(params: PyTree) -> dict[str, Any]:
-    """Parameters by path, `layer0/key/kernel`."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {"/".join(str(step.key) for step in path): leaf for path, leaf in leaves}
 
 
 def save_weights(path: Path, params: PyTree) -> None:
     """Write parameters as .npz, in one piece; `dysonjax analyze` reads it."""
     try:
         draft = path.with_name(f"{path.stem}.part.npz")
-        np.savez(draft, **{name: np.asarray(w) for name, w in flat(params).items()})  # type: ignore[arg-type]
+        np.savez(draft, **{name: np.asarray(w) for name, w in named_leaves(params).items()})  # type: ignore[arg-type]
         draft.replace(path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
