@@ -11,7 +11,7 @@ import dysonjax as dj
 from dysonjax.cli.app import main
 from dysonjax.engine.scanning import ScanJob
 from dysonjax.experiments import running
-from dysonjax.experiments.linear_scaling.experiment import ScalingRun
+from dysonjax.experiments.linear_scaling.experiment import TeacherStudentScaling
 from dysonjax.runtime.team import Share
 from dysonjax.storage.extensions import load_all
 from dysonjax.storage.merging import merge
@@ -136,7 +136,7 @@ def test_two_extensions_that_do_not_know_of_each_other(tmp_path):
 
 def test_an_interrupted_extension_of_several_scans_is_continued(tmp_path, monkeypatch):
     """Killed before its second scan was begun: the run counts as unfinished, and --resume goes on."""
-    settings = ScalingRun("teacher-student", ((0.1, 4), (0.2, 4)), ("dyson",), seeds=6, time=1.0)
+    settings = TeacherStudentScaling((0.1, 0.2), (4,), level=("dyson",), seeds=6, time=1.0)
     larger = dataclasses.replace(settings, seeds=9)
     running.run(settings, tmp_path / "run")
     go = ScanJob.run
@@ -157,7 +157,7 @@ def test_an_interrupted_extension_of_several_scans_is_continued(tmp_path, monkey
     again = running.experiment_of(tmp_path / "run")
     assert again == larger
     with pytest.raises(dj.StoreError, match=r"holds dyson-0\.1, too; expected an extension that keeps all scans"):
-        running.run(dataclasses.replace(larger, settings=((0.2, 4),)), tmp_path / "run", extend=True)
+        running.run(dataclasses.replace(larger, learning_rate=(0.2,)), tmp_path / "run", extend=True)
     found, whole = running.run(again, tmp_path / "run"), running.run(larger)
     assert [*found] == [*whole]
     for name in whole:
