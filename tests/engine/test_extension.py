@@ -121,6 +121,33 @@ def test_an_extension_is_continued_shared_extended_and_merged(tmp_path):
     assert_same(run(largest), run(largest, tmp_path / "all"))
 
 
+def test_two_versions_of_the_numbers_are_read_but_never_mixed(tmp_path, capsys):
+    """A dynamics whose `numerics` is 2, and one from before there was such a number."""
+    newer = dataclasses.replace(OU, config={**OU.config, "numerics": 2})
+    more = dj.Grid(**{**AXES, "seed": range(9)})
+
+    def go(dynamics, place, points=dj.Grid(**AXES), **options):  # noqa: B008 - never changed
+        options = {"snapshots": [7], "block_size": 8, "key": 5, **options}
+        return dj.scan(dynamics, points, 12, out=tmp_path / place, **options)
+
+    for i, dynamics in enumerate((OU, newer)):
+        go(dynamics, f"part-{i}", share=Share(i, 2))
+        go(dynamics, f"whole-{i}")
+    files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for there, dynamics, words in ((0, newer, "1 there, 2 asked for"), (1, OU, "2 there, 1 asked for")):
+        for place, points, options in (("part", dj.Grid(**AXES), {}), ("whole", more, {"extend": True})):
+            with pytest.raises(dj.StoreError, match=f"numerics = {words}: another version computes other numbers"):
+                go(dynamics, f"{place}-{there}", points, **options)
+    with pytest.raises(dj.StoreError, match="numerics = 1 there, 2 here"):
+        merge(tmp_path / "merged", [tmp_path / "part-0", tmp_path / "part-1"])
+    assert files == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    same = dataclasses.replace(OU, config={**OU.config, "numerics": 1})  # as if there were none
+    go(same, "whole-0", more, extend=True)
+    for i in range(2):
+        assert main(["report", str(tmp_path / f"whole-{i}")]) == 0
+    assert capsys.readouterr().out.count("Ornstein–Uhlenbeck toy: 12 updates") == 2
+
+
 def test_two_extensions_that_do_not_know_of_each_other(tmp_path):
     run(dj.Grid(**AXES), tmp_path / "run")
     extensions = []

@@ -229,6 +229,7 @@ class RBMScaling(ScalingRun):
 
     @cached_property
     def network(self) -> GaussianRBM:
+        """The machine."""
         return GaussianRBM(self.visible, self.hidden, sweeps=self.sweeps, init_width=self.init_width)
 
     def _observables(self, description: str) -> Any:
@@ -259,6 +260,7 @@ class TeacherStudentScaling(ScalingRun):
 
     @cached_property
     def network(self) -> LinearNetwork:
+        """The student and its teacher."""
         return LinearNetwork(self.teacher, noise=self.noise, init_width=self.init_width)
 
     def _fixed_batches(self) -> int:
@@ -296,6 +298,7 @@ class LinearScaling(ScalingRun):
 
     @cached_property
     def network(self) -> LinearNetwork:
+        """The student and its teacher."""
         hidden = len(self.teacher) if self.hidden is None else self.hidden
         return LinearNetwork(
             self.teacher, hidden=hidden, trained=self.train, noise=self.noise, init_width=self.init_width
