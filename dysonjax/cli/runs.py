@@ -1,5 +1,6 @@
 """The commands about runs: one for every experiment, and `report`, `merge` and `reproduce` for all of them."""
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable
@@ -51,7 +52,7 @@ def command_of(kind: str, make: Callable[..., Experiment]) -> Callable[..., Call
     return command
 
 
-def resumption_of(kind: str) -> Callable[..., Callable[[], None]]:
+def resumption_of(kind: str, made: Any) -> Callable[..., Callable[[], None]]:
     """The command of an experiment with --resume, which takes no settings."""
 
     def command(resume: Place, machines: Where = HERE) -> Callable[[], None]:
@@ -61,15 +62,16 @@ def resumption_of(kind: str) -> Callable[..., Callable[[], None]]:
             resume: the run's directory.
             machines: on which machines.
         """
-        return lambda: _resume(kind, resume, machines)
+        return lambda: _resume(kind, made, resume, machines)
 
     return command
 
 
-def extension_of(kind: str, run: str) -> Callable[..., Callable[[], None]]:
+def extension_of(kind: str, run: str, made: Any) -> Callable[..., Callable[[], None]]:
     """The command of an experiment with --extend: its options are the settings, by default those of that run."""
-    found = _of_kind(kind, locations.place(run), "extend")
-    own = functools.partial(type(found), **running.settings(found))
+    found = _of_kind(kind, made, locations.place(run), "extend")
+    given = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.init}  # type: ignore[arg-type]
+    own = functools.partial(type(found), **given)
 
     def command(
         settings: Annotated[Any, tyro.conf.arg(constructor=own), tyro.conf.OmitArgPrefixes],
@@ -170,13 +172,15 @@ def compute(
             report(out)
 
 
-def _resume(kind: str, place: Path, machines: Machines) -> None:
-    compute(_of_kind(kind, place, "resume"), place, False, machines, f"dysonjax {kind} --resume {place}")
+def _resume(kind: str, made: Any, place: Path, machines: Machines) -> None:
+    compute(_of_kind(kind, made, place, "resume"), place, False, machines, f"dysonjax {kind} --resume {place}")
 
 
-def _of_kind(kind: str, place: Path, option: str) -> Experiment:
+def _of_kind(kind: str, made: Any, place: Path, option: str) -> Experiment:
     found = running.experiment_of(place)
     require(found.kind == kind, option, str(place), f"a run of dysonjax {kind}, this is one of {found.kind}")
+    if isinstance(made, type):
+        require(isinstance(found, made), option, str(place), f"a run of {made.__name__}, not {type(found).__name__}")
     return found
 
 

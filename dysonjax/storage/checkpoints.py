@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from dysonjax.core.errors import StoreError
+from dysonjax.core.leaves import named_leaves
 from dysonjax.storage.blocks import HOW, BlockList, Chunk, Lists, digest
 from dysonjax.storage.locations import reading, sizes_below
 from dysonjax.storage.store import FORMAT
@@ -25,17 +26,11 @@ CHECKPOINTS, RESULTS, BLOCKS = "checkpoints", "results.zarr", "blocks"
 _ONE = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
 
 
-def flat(params: PyTree) -> dict[str, Any]:
-    """Parameters by path, `layer0/key/kernel`."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {"/".join(str(step.key) for step in path): leaf for path, leaf in leaves}
-
-
 def save_weights(path: Path, params: PyTree) -> None:
     """Write parameters as .npz, in one piece; `dysonjax analyze` reads it."""
     try:
         draft = path.with_name(f"{path.stem}.part.npz")
-        np.savez(draft, **{name: np.asarray(w) for name, w in flat(params).items()})  # type: ignore[arg-type]
+        np.savez(draft, **{name: np.asarray(w) for name, w in named_leaves(params).items()})  # type: ignore[arg-type]
         draft.replace(path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error

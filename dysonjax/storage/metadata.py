@@ -18,6 +18,8 @@ from dysonjax.core.observables import Variable
 
 LONG = 1000
 """Axes longer than this are written as a range where they are one."""
+NUMERICS = "numerics"
+"""Entry of an experiment with the version of its dynamics' numbers, 1 where it is missing; see `Dynamics.config`."""
 
 
 class Header(NamedTuple):
@@ -107,7 +109,9 @@ def _version(package: str) -> str:
 def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The first entry in which two experiments differ, in words; empty when they are equal."""
     for name in [*stored, *wanted]:
-        a, b = stored.get(name), wanted.get(name)
+        a, b = (given.get(name, 1 if name == NUMERICS else None) for given in (stored, wanted))
+        if name == NUMERICS and a != b:
+            return f"{name} = {shown(a)} there, {shown(b)} asked for: another version computes other numbers"
         if isinstance(a, dict) and isinstance(b, dict) and a != b:
             return f"{name}.{difference(a, b)}"
         if a != b:

@@ -17,9 +17,9 @@ import optax
 from jaxtyping import PyTree
 
 from dysonjax.core.errors import require, whole
+from dysonjax.core.leaves import named_leaves
 from dysonjax.models import text as texts
 from dysonjax.models.gpt import GPTConfig
-from dysonjax.storage.checkpoints import flat
 from dysonjax.weights.monitor import SpectralMonitor
 
 
@@ -126,7 +126,7 @@ class GPTSettings:
     def monitor(self, params: PyTree) -> SpectralMonitor:
         """What records the spectra of the watched matrices, those of query, key and value also by head."""
         kinds = ("query", "key", "value") if self.heads > 1 else ()
-        names = flat(jax.eval_shape(lambda: params))
+        names = named_leaves(jax.eval_shape(lambda: params))
         by_head = {f"*/{kind}/kernel": self.heads for kind in kinds if any(self._watches(n, kind) for n in names)}
         return SpectralMonitor(params, self.steps, self.watch, every=self.every, heads=by_head)
 
