@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import InputError, require, shown
+from dysonjax.core.values import ByValue
 
 if TYPE_CHECKING:  # pyright holds a cached property for something else than the property that `Model` asks for
     cached_property = property
@@ -20,7 +21,7 @@ else:
 
 
 @dataclass(frozen=True, eq=False)
-class FlaxModel:
+class FlaxModel(ByValue):
     """Any flax (nnx) module with a loss and a data source, ready for `sgd`.
 
         model = dj.models.FlaxModel(
