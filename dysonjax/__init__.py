@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dysonjax.engine.loop import simulate
     from dysonjax.engine.scanning import scan
     from dysonjax.experiments.langevin_validity.assessment import validity
+    from dysonjax.runtime.compile_cache import use_compile_cache
     from dysonjax.runtime.devices import use_all_cores
     from dysonjax.runtime.team import Share
     from dysonjax.spectra import multiplets as scaling
@@ -59,6 +60,7 @@ __all__ = [
     "spectra",
     "svag",
     "use_all_cores",
+    "use_compile_cache",
     "validity",
 ]
 
@@ -94,6 +96,7 @@ _HOMES = {
     "spectra": "dysonjax.spectra",
     "svag": "dysonjax.dynamics.variance_amplified:svag",
     "use_all_cores": "dysonjax.runtime.devices:use_all_cores",
+    "use_compile_cache": "dysonjax.runtime.compile_cache:use_compile_cache",
     "validity": "dysonjax.experiments.langevin_validity.assessment:validity",
 }
 
