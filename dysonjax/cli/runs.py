@@ -9,16 +9,11 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from dysonjax.cli.console import clear, show
 from dysonjax.cli.options import HERE, Machines, Place, Where
 from dysonjax.core.errors import InputError, require
-from dysonjax.engine.cost import table
-from dysonjax.experiments import recipes, running
 from dysonjax.experiments.base import Experiment
 from dysonjax.runtime.team import Team
 from dysonjax.storage import locations
-from dysonjax.storage.merging import listed
-from dysonjax.storage.merging import merge as merge_parts
 
 WIDTH = 150
 """Columns of a table where there is no terminal to ask."""
@@ -68,6 +63,8 @@ def resumption_of(kind: str) -> Callable[..., Callable[[], None]]:
 
 def extension_of(kind: str, run: str) -> Callable[..., Callable[[], None]]:
     """The command of an experiment with --extend: its options are the settings, by default those of that run."""
+    from dysonjax.experiments import running
+
     found = _of_kind(kind, locations.place(run), "extend")
     own = functools.partial(type(found), **running.settings(found))
 
@@ -95,6 +92,9 @@ def report(run: Annotated[Place, tyro.conf.Positional]) -> None:
     Args:
         run: the run's directory.
     """
+    from dysonjax.cli.console import show
+    from dysonjax.experiments import running
+
     show(run, running.report(run))
 
 
@@ -105,6 +105,8 @@ def merge(parts: Annotated[list[str], tyro.conf.Positional], out: Place | None =
         parts: the directories of the parts; without --out, the directory of the whole run before them.
         out: the directory of the whole run, a new one.
     """
+    from dysonjax.storage.merging import merge as merge_parts
+
     if out is None:
         require(len(parts) > 1, "parts", parts, "the whole run's directory and those of its parts, or --out")
         out, parts = locations.place(parts[0]), parts[1:]
@@ -127,6 +129,8 @@ def reproduce(
         overwrite: replace earlier runs in that directory.
         machines: on which machines.
     """
+    from dysonjax.experiments import recipes
+
     place = out or Path(f"runs/{paper}")
     with machines.team() as team:  # one for all runs
         for name, experiment in recipes.recipes(paper, full).items():
@@ -139,6 +143,8 @@ def compute(
     experiment: Experiment, out: Path, overwrite: bool, machines: Machines, again: str, extend: bool = False
 ) -> None:
     """Compute, continue or extend a run on all processes; the first of them reports, if all blocks are there."""
+    from dysonjax.experiments import running
+
     if machines.dry_run:
         _say_what_it_takes(experiment, out, machines, extend)
         return
@@ -160,6 +166,8 @@ def _resume(kind: str, place: Path, machines: Machines) -> None:
 
 
 def _of_kind(kind: str, place: Path, option: str) -> Experiment:
+    from dysonjax.experiments import running
+
     found = running.experiment_of(place)
     require(found.kind == kind, option, str(place), f"a run of dysonjax {kind}, this is one of {found.kind}")
     return found
@@ -169,10 +177,15 @@ def _clear(out: Path, team: Team, machines: Machines) -> None:
     """Remove an earlier run, once for all processes."""
     if machines.shard is not None:
         raise InputError("overwrite = True: expected no --overwrite with --shard, others may be at work there")
+    from dysonjax.cli.console import clear
+
     team.one_first(lambda: clear(out) if team.first else None)
 
 
 def _say_what_it_takes(experiment: Experiment, out: Path, machines: Machines, extend: bool) -> None:
+    from dysonjax.engine.cost import table
+    from dysonjax.experiments import running
+
     processes = (machines.processes or 1) * machines.share.count
     found = running.forecasts(experiment, out, shares=processes, block_size=machines.block_size, extend=extend)
     screen = Console() if sys.stdout.isatty() else Console(width=WIDTH)
@@ -180,6 +193,9 @@ def _say_what_it_takes(experiment: Experiment, out: Path, machines: Machines, ex
 
 
 def _told_missing(out: Path, machines: Machines) -> bool:
+    from dysonjax.experiments import running
+    from dysonjax.storage.merging import listed
+
     missing, total = running.unfinished(out)
     if missing:
         Console().print(

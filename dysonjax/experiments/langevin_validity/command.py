@@ -5,9 +5,6 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dysonjax.experiments.base import Report
-from dysonjax.experiments.langevin_validity.assessment import table
-from dysonjax.experiments.langevin_validity.assessment import validity as assess
-from dysonjax.experiments.linear_scaling.experiment import scaling_run
 
 
 def validity(
@@ -38,6 +35,10 @@ def validity(
         noise: standard deviation of the noise that each example adds to the gradient.
         key: base of all random numbers.
     """
+    from dysonjax.experiments.langevin_validity.assessment import table
+    from dysonjax.experiments.langevin_validity.assessment import validity as assess
+    from dysonjax.experiments.linear_scaling.experiment import scaling_run
+
     given: dict[str, Any] = {"visible": visible, "hidden": hidden, "teacher": teacher, "trained": train, "noise": noise}
     network = scaling_run(model, **{name: value for name, value in given.items() if value is not None}).network
     told = assess(key, network, learning_rate, batch_size, steps=steps, replicas=seeds)
