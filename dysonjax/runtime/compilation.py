@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-from jax.extend.core import jaxpr_as_fun
 
 DATA = 1 << 16
 """Bytes from which on an array that a function has captured is given to its program, and is no part of it."""
@@ -64,6 +63,7 @@ def _lowered(function: Callable[..., Any], donate: tuple[int, ...], args: tuple[
     large = [i for i, x in enumerate(constants) if getattr(x, "nbytes", 0) >= DATA]
     if not large:
         return traced.lower(), []
+    from jax.extend.core import jaxpr_as_fun
 
     def with_data(data: list[Any], *args: Any) -> Any:
         whole = list(constants)
