@@ -1,6 +1,6 @@
 """The main programs of the engine, lowered for a device that need not be there: what `benchmarks.compiled` compiles.
 
-Of the engine's private parts it needs `simulate._program` and `SNAPSHOTS_PER_CHUNK`, in `_update_loop`: nothing public
+Of the engine's private parts it needs `loop.program_of` and `SNAPSHOTS_PER_CHUNK`, in `_update_loop`: nothing public
 lowers its loop without running it.
 """
 
@@ -84,13 +84,13 @@ def _update_loop(dynamics: dj.Dynamics, device: Any, replicas: int, batch_size: 
     """The engine's loop over updates, snapshots and one tile, as `simulate` calls it."""
     engine = importlib.import_module("dysonjax.engine.loop")  # the package's attribute of that name is the function
     static = {name: batch_size for name in dynamics.static}
-    program = engine._program(dynamics, tuple(dynamics.observables), tuple(static.items()), (device,))
+    program = engine.program_of(dynamics, dynamics.observables, static, (device,))
     mesh = Mesh(np.array([device]), ("tiles",))
     of_tiles, common = (NamedSharding(mesh, PartitionSpec(*names)) for names in (("tiles",), ()))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), replicas).reshape(1, replicas))
     traced = {name: jnp.zeros((1, replicas)) for name in dynamics.parameters if name not in static}
     keys, traced = _placed((keys, traced), of_tiles)
-    given, carry = _placed(jax.eval_shape(program.start, keys, traced), of_tiles)
+    given, carry = _placed(jax.eval_shape(program.start.function, keys, traced), of_tiles)
     marks, span = _placed(tuple(jnp.zeros(n, jnp.int32) for n in (engine.SNAPSHOTS_PER_CHUNK, 5)), common)
     loops = 3 + (engine.updates_together(device) > 1)  # tiles, snapshots, updates and, elsewhere, some of them together
     return Lowered(program.advance.lower(carry, keys, given, marks, span), _sizes(given["data"]), loops)

@@ -34,7 +34,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import record
 from dysonjax import simulate, use_all_cores
-from dysonjax.engine.loop import _program  # inside: the compiled kernel alone, to say what all around it costs
+from dysonjax.engine.loop import program_of  # inside: the compiled kernel alone, to say what all around it costs
 from dysonjax.engine.planning import Plan, prepare  # inside: the blocks and tiles that `scan` would choose
 from dysonjax.experiments import GasRun, PhaseDiagram, Results, ScanJob
 from dysonjax.runtime.team import joined  # inside: what the command line does for several processes
@@ -55,7 +55,7 @@ def bare(planned: Plan, count: int | None = None) -> float:
     for bucket in range(len(planned.replicas.buckets)):
         hyper = planned.replicas.hyper(bucket, slice(0, 1))
         static = {name: hyper[name] for name in planned.scan.dynamics.static}
-        program = _program(planned.scan.dynamics, (), tuple(static.items()), devices)
+        program = program_of(planned.scan.dynamics, (), static, devices)
         for first in range(0, planned.replicas.count, planned.block_size):
             rows = slice(first, min(first + planned.block_size, planned.replicas.count))
             n = rows.stop - rows.start

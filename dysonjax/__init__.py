@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dysonjax.experiments.langevin_validity.assessment import validity
     from dysonjax.experiments.reading import open_run as open
     from dysonjax.experiments.reading import verify
+    from dysonjax.runtime.compile_cache import use_compile_cache
     from dysonjax.runtime.devices import use_all_cores
     from dysonjax.runtime.team import Share
     from dysonjax.spectra import multiplets as scaling
@@ -62,6 +63,7 @@ __all__ = [
     "spectra",
     "svag",
     "use_all_cores",
+    "use_compile_cache",
     "validity",
     "verify",
 ]
@@ -100,6 +102,7 @@ _HOMES = {
     "svag": "dysonjax.dynamics.variance_amplified:svag",
     "use_all_cores": "dysonjax.runtime.devices:use_all_cores",
     "verify": "dysonjax.experiments.reading:verify",
+    "use_compile_cache": "dysonjax.runtime.compile_cache:use_compile_cache",
     "validity": "dysonjax.experiments.langevin_validity.assessment:validity",
 }
 

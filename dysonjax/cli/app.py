@@ -7,10 +7,11 @@ import importlib.util
 import io
 import itertools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, version
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,22 @@ OTHERS = tuple(
     )
 )
 """Commands that belong to no experiment."""
+NO_CACHE = "--no-compile-cache"
+"""With every command: compiled programs are not kept on disk."""
+HELP = ("-h", "--help")
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 1 for directories and processes, 2 for bad input, 130 for Ctrl-C."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     words = [*(sys.argv[1:] if args is None else args)]
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in HELP:
         sys.stdout.write(_overview())
         return 0 if words else _refuse("command = none: expected one of those above", 2)
-    from dysonjax.runtime.devices import use_all_cores
-
-    use_all_cores()
+    if not {*HELP} & {*words}:  # help needs no JAX
+        _start_jax(NO_CACHE not in words)
     try:
-        _chosen(words)()
+        _chosen([word for word in words if word != NO_CACHE])()
     except InputError as error:
         return _refuse(str(error), 2)
     except (StoreError, ClusterError, Failed) as error:
@@ -55,6 +58,18 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _refuse(f"interrupted; {stop}" if str(stop) else "interrupted", 130)
     return 0
+
+
+def _start_jax(cache: bool) -> None:
+    """A device for every core, and compiled programs from the last time."""
+    if version("jax") < "0.12":  # it writes pages to stderr about each program that it finds on disk
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from dysonjax.runtime.compile_cache import use_compile_cache
+    from dysonjax.runtime.devices import use_all_cores
+
+    use_all_cores()
+    if cache:
+        use_compile_cache()
 
 
 def commands() -> dict[str, EntryPoint]:
@@ -153,7 +168,8 @@ def _overview() -> str:
     found = commands()
     width = max(map(len, found))
     lines = [f"  {name:{width}}  {_summary(entry)}" for name, entry in found.items()]
-    return "\n".join(["usage: dysonjax COMMAND [OPTIONS]; dysonjax COMMAND --help", "", *lines, ""])
+    kept = f"Compiled programs are kept in the user's cache directory, or in DYSONJAX_CACHE; not with {NO_CACHE}."
+    return "\n".join(["usage: dysonjax COMMAND [OPTIONS]; dysonjax COMMAND --help", "", *lines, "", kept, ""])
 
 
 def _summary(entry: EntryPoint) -> str:

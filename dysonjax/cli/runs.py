@@ -10,16 +10,11 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from dysonjax.cli.console import clear, show
 from dysonjax.cli.options import HERE, Machines, Place, Where
 from dysonjax.core.errors import InputError, StoreError, require
-from dysonjax.engine.cost import table
-from dysonjax.experiments import reading, recipes, running
 from dysonjax.experiments.base import Experiment
 from dysonjax.runtime.team import Team
 from dysonjax.storage import locations
-from dysonjax.storage.merging import listed
-from dysonjax.storage.merging import merge as merge_parts
 
 WIDTH = 150
 """Columns of a table where there is no terminal to ask."""
@@ -69,6 +64,7 @@ def resumption_of(kind: str, made: Any) -> Callable[..., Callable[[], None]]:
 
 def extension_of(kind: str, run: str, made: Any) -> Callable[..., Callable[[], None]]:
     """The command of an experiment with --extend: its options are the settings, by default those of that run."""
+
     found = _of_kind(kind, made, locations.place(run), "extend")
     given = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.init}  # type: ignore[arg-type]
     own = functools.partial(type(found), **given)
@@ -97,6 +93,9 @@ def report(run: Annotated[Place, tyro.conf.Positional]) -> None:
     Args:
         run: the run's directory.
     """
+    from dysonjax.cli.console import show
+    from dysonjax.experiments import running
+
     show(run, running.report(run))
 
 
@@ -108,6 +107,8 @@ def verify(run: Annotated[Place, tyro.conf.Positional], repair: bool = False, re
         repair: make damaged blocks unfinished; --resume computes them again.
         recompute: how many replicas of each scan are drawn, computed again and compared, or all.
     """
+    from dysonjax.experiments import reading
+
     found = reading.verify(run, recompute=int(recompute) if recompute.isdigit() else recompute, repair=repair)
     for line in found.said:
         Console(soft_wrap=True).print(line, highlight=False)
@@ -122,6 +123,8 @@ def merge(parts: Annotated[list[str], tyro.conf.Positional], out: Place | None =
         parts: the directories of the parts; without --out, the directory of the whole run before them.
         out: the directory of the whole run, a new one.
     """
+    from dysonjax.storage.merging import merge as merge_parts
+
     if out is None:
         require(len(parts) > 1, "parts", parts, "the whole run's directory and those of its parts, or --out")
         out, parts = locations.place(parts[0]), parts[1:]
@@ -144,6 +147,8 @@ def reproduce(
         overwrite: replace earlier runs in that directory.
         machines: on which machines.
     """
+    from dysonjax.experiments import recipes
+
     place = out or Path(f"runs/{paper}")
     with machines.team() as team:  # one for all runs
         for name, experiment in recipes.recipes(paper, full).items():
@@ -156,6 +161,8 @@ def compute(
     experiment: Experiment, out: Path, overwrite: bool, machines: Machines, again: str, extend: bool = False
 ) -> None:
     """Compute, continue or extend a run on all processes; the first of them reports, if all blocks are there."""
+    from dysonjax.experiments import running
+
     if machines.dry_run:
         _say_what_it_takes(experiment, out, machines, extend)
         return
@@ -177,6 +184,8 @@ def _resume(kind: str, made: Any, place: Path, machines: Machines) -> None:
 
 
 def _of_kind(kind: str, made: Any, place: Path, option: str) -> Experiment:
+    from dysonjax.experiments import running
+
     found = running.experiment_of(place)
     require(found.kind == kind, option, str(place), f"a run of dysonjax {kind}, this is one of {found.kind}")
     if isinstance(made, type):
@@ -188,10 +197,15 @@ def _clear(out: Path, team: Team, machines: Machines) -> None:
     """Remove an earlier run, once for all processes."""
     if machines.shard is not None:
         raise InputError("overwrite = True: expected no --overwrite with --shard, others may be at work there")
+    from dysonjax.cli.console import clear
+
     team.one_first(lambda: clear(out) if team.first else None)
 
 
 def _say_what_it_takes(experiment: Experiment, out: Path, machines: Machines, extend: bool) -> None:
+    from dysonjax.engine.cost import table
+    from dysonjax.experiments import running
+
     processes = (machines.processes or 1) * machines.share.count
     found = running.forecasts(experiment, out, shares=processes, block_size=machines.block_size, extend=extend)
     screen = Console() if sys.stdout.isatty() else Console(width=WIDTH)
@@ -199,6 +213,9 @@ def _say_what_it_takes(experiment: Experiment, out: Path, machines: Machines, ex
 
 
 def _told_missing(out: Path, machines: Machines) -> bool:
+    from dysonjax.experiments import running
+    from dysonjax.storage.merging import listed
+
     missing, total = running.unfinished(out)
     if missing:
         Console().print(

@@ -9,8 +9,6 @@ from rich.console import Console
 
 from dysonjax.core.errors import StoreError
 from dysonjax.runtime.progress import progress_bar
-from dysonjax.weights.spectral_report import analyze as report_of
-from dysonjax.weights.spectral_report import table
 
 PARTS = 10_000
 """Of the progress bar, which learns the number of matrices on the way."""
@@ -36,6 +34,9 @@ def analyze(
         key: base of the random numbers of bootstraps.
         out: a directory for the table (`report.txt`) and all numbers (`spectra.csv`).
     """
+    from dysonjax.weights.spectral_report import analyze as report_of
+    from dysonjax.weights.spectral_report import table
+
     now, initial = (weights, None) if trained is None else (trained, weights)
     with progress_bar("matrices", PARTS, rate=False) as bar:
         told = 0

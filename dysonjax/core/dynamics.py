@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import require, whole
+from dysonjax.core.values import ByValue
 
 Hyper = Mapping[str, Any]
 """What a replica is given: its hyper-parameters by name, `data` (see `Dynamics`) and, in `step`, the number `step`."""
@@ -73,7 +74,7 @@ def all_finite(state: PyTree) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Dynamics:
+class Dynamics(ByValue):
     """How a replica starts, moves and shows its spectra: pure functions of one replica, run for thousands at once.
 
     - `init(key, hyper) -> state`: any pytree of arrays;
@@ -91,6 +92,8 @@ class Dynamics:
     - `config`: JSON that says what this is; a stored run is continued only by a dynamics with the same one. Its entry
       `numerics` (1 where there is none) goes up by one when the same settings give other numbers than before: another
       stream or order of random numbers, another order of summation.
+
+    Two that were made alike are equal, as far as this package's functions go; a user's function equals itself alone.
     """
 
     init: Callable[[PRNGKeyArray, Hyper], PyTree]

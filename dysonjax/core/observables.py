@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from dysonjax.core.dynamics import Hyper, Spectra
 from dysonjax.core.errors import InputError, require, shown, whole
+from dysonjax.core.values import ByValue
 
 Measure = Callable[[Spectra, PyTree, Hyper], Array]
 
@@ -28,8 +29,8 @@ class Variable(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Observable:
-    """A streaming accumulator.
+class Observable(ByValue):
+    """A streaming accumulator; equal to another by what it was made of, as `Dynamics` is.
 
     - `init(spectra, state, hyper) -> accumulator`, before the first update;
     - `update(accumulator, spectra, state, hyper) -> accumulator`, after every `every`-th update (never when `every`

@@ -20,6 +20,7 @@ not of a matrix with the centres as eigenvalues of its mean: there the eigenvect
 Rice's law (`laws.RiceSpacing`, `ensembles.matrix_ou_jump`). Inside a degenerate multiplet, d = 0, all of them agree.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -33,6 +34,7 @@ from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, lift, one_replica
 from dysonjax.core.errors import require, whole
 from dysonjax.core.observables import Observable, Variable, snapshot
 from dysonjax.core.potentials import Force, Potential, Quadratic, numbers_of
+from dysonjax.core.values import Known
 from dysonjax.dynamics import dyson_schemes as schemes
 
 Geometry = Literal["symmetric", "singular", "gram"]
@@ -95,7 +97,7 @@ def dyson(
     strength = _coupling(coupling, n)
     first = _start(start, n, rows)
     motion = Motion(potential, strength, beta, geometry, rows, n, sgd_units)  # type: ignore[arg-type]
-    _check_potential(motion, first)
+    _check_potential(motion)
 
     def init(key: PRNGKeyArray, hyper: Hyper) -> Gas:
         return Gas(jnp.asarray(first) * hyper["init_width"], jnp.int32(0), jnp.int32(0))
@@ -300,7 +302,7 @@ def _scheme(name: str | None, n: int, beta: float, rows: int | None) -> tuple[st
 def _coupling(coupling: Any, n: int) -> Callable[[Array], Array]:
     """g of a block of levels [n, R]: [1, 1, 1] or [n, n, R]."""
     if callable(coupling):
-        shape = jax.eval_shape(coupling, jnp.ones(n)).shape
+        shape = _shape(Known(coupling), (n,))
         require(shape == (n, n), "coupling", shape, f"a function that returns g of shape {(n, n)}")
         return lift(coupling)  # type: ignore[return-value]
     g = numbers_of("coupling", coupling)
@@ -321,13 +323,19 @@ def _start(start: Any, n: int, rows: int | None) -> np.ndarray:
     return first
 
 
-def _check_potential(motion: Motion, first: np.ndarray) -> None:
+def _check_potential(motion: Motion) -> None:
     """One force evaluated abstractly: a potential for another number of levels is refused before anything runs."""
     name = type(motion.potential).__name__
     try:
-        shape = jax.eval_shape(motion.force, jnp.asarray(first)[:, None]).shape
+        shape = _shape(Known(motion.force), (motion.n, 1))
     except (TypeError, ValueError) as error:
         message = str(error).splitlines()[0]
         require(False, "potential", name, f"a force on {motion.n} levels ({message})")
     else:
         require(shape == (motion.n, 1), "potential", name, f"a force on {motion.n} levels, one value each")
+
+
+@functools.lru_cache(maxsize=64)
+def _shape(function: Known, levels: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a function of levels, traced once."""
+    return jax.eval_shape(function.thing, jax.ShapeDtypeStruct(levels, jnp.zeros(()).dtype)).shape

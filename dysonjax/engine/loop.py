@@ -27,6 +27,8 @@ from dysonjax.core.dynamics import Dynamics, lift
 from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable, Variable
 from dysonjax.core.snapshots import check_snapshots
+from dysonjax.core.values import Known
+from dysonjax.runtime.compilation import CompiledOnce, settings
 from dysonjax.runtime.devices import Devices
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,11 @@ An H100 makes 159 million updates a second of the papers' tanh network in tiles 
 """
 UPDATES_PER_LOOP = 16
 """On an accelerator the host decides on every pass of a loop of unknown length: 21 µs on an H100, 8 if it is known."""
+
+Static = tuple[tuple[str, int], ...]
+"""Static hyper-parameters by name."""
+Settings = tuple[Any, ...]
+"""JAX's settings, on which tracing depends."""
 
 NEVER = -1
 """`diverged_step` of a replica that stayed finite."""
@@ -58,13 +65,13 @@ class Carry(NamedTuple):
 class Program:
     """The compiled pieces of a run; all arrays begin with the axis of tiles, which is spread over the devices."""
 
-    start: Callable[..., tuple[PyTree, Carry]]
+    start: CompiledOnce
     """`start(keys, traced)`: what does not change, and the carry."""
-    advance: Callable[..., tuple[Carry, dict[str, Array]]]
+    advance: CompiledOnce
     """`advance(carry, keys, given, marks, span)`: updates first … last of span = (begin, end, first, last, count).
 
-    Of each device's tiles begin … end, towards `count` of the marks, one after the other, with a record
-    [tile, mark, …] at each that is reached.
+    Of each device's tiles begin … end, towards `count` of the marks, one after the other. Returns the carry, and a
+    record [tile, mark, …] of each mark that is reached.
     """
     pace: float = 0.0
     """Replica-updates a second of the last run, 0 before the first: they tell how far the next may go in one call."""
@@ -91,13 +98,15 @@ def simulate(
     observables: Sequence[Observable] | None = None,
     devices: Devices | None = None,
     tile: int | None = None,
+    block_size: int = 0,
     on_progress: Callable[[int], None] = lambda updates: None,
 ) -> dict[str, np.ndarray]:
     """Run n replicas for `steps` updates and return what they showed at each snapshot.
 
     `keys` [n] are the replicas' random keys; `hyper` holds an array [n] for every traced hyper-parameter and an int for
     every static one; `snapshots` are update numbers (default: 21 of them, log-spaced); `tile` replicas lie side by
-    side (default: `tile_size`); `on_progress` hears the number of replica-updates after each chunk. Returns arrays
+    side (default: `tile_size`); fewer than `block_size` replicas take as much memory as so many, and so need no program
+    of their own; `on_progress` hears the number of replica-updates after each chunk. Returns arrays
     [n, snapshot, …] by name, and `diverged_step` [n]: the update after which a replica was no longer finite, `NEVER`
     (−1) otherwise. Such a replica is held at its last finite state.
     """
@@ -105,12 +114,14 @@ def simulate(
     observables = tuple(dynamics.observables if observables is None else observables)
     devices = tuple(devices or jax.local_devices())
     static = {name: hyper[name] for name in dynamics.static}
-    program = _program(dynamics, observables, tuple(static.items()), devices)
+    program = program_of(dynamics, observables, static, devices)
 
     n = keys.shape[0]
     tile = tile or tile_size(dynamics, -(-n // len(devices)), devices[0].platform)
-    tiles = -(-n // (tile * len(devices))) * len(devices)
-    pick = np.minimum(np.arange(tiles * tile), n - 1).reshape(tiles, tile)  # the last replica fills the last tile
+    used, each = (-(-most // (tile * len(devices))) for most in (n, max(n, block_size)))  # tiles a device
+    pick = np.full((len(devices), each, tile), n - 1)  # the last replica fills the last tile, and those not used
+    pick[:, :used] = np.minimum(np.arange(len(devices) * used * tile), n - 1).reshape(len(devices), used, tile)
+    pick = pick.reshape(-1, tile)
     sharding = NamedSharding(Mesh(np.array(devices), ("tiles",)), PartitionSpec("tiles"))
     traced = {k: jnp.broadcast_to(jnp.asarray(v), (n,))[pick] for k, v in hyper.items() if k not in static}
     keys, traced = jax.device_put((keys[pick], traced), sharding)
@@ -120,25 +131,26 @@ def simulate(
     def keep(values: Mapping[str, Array], begin: int, end: int, first: int, past: int) -> None:
         for name, leaf in values.items():
             if name not in recorded:
-                recorded[name] = np.empty((tiles, tile, len(marks), *leaf.shape[2:-1]), leaf.dtype)
+                recorded[name] = np.empty((len(devices), used, tile, len(marks), *leaf.shape[2:-1]), leaf.dtype)
             for shard in leaf.addressable_shards:  # on a CPU these are no copies
-                own = shard.index[0].start or 0
+                own = (shard.index[0].start or 0) // each
                 seen = np.asarray(shard.data)[begin:end, : past - first]
-                recorded[name][own + begin : own + end, :, first:past] = np.moveaxis(seen, -1, 1)
+                recorded[name][own, begin:end, :, first:past] = np.moveaxis(seen, -1, 1)
 
     started = time.perf_counter()
     given, carry = program.start(keys, traced)
-    each, wanted = tiles // len(devices), program.pace * SECONDS_PER_CHUNK  # tiles a device, replica-updates a call
-    for begin, end in _shares(each, wanted / (steps * tile * len(devices))):
-        count = int(np.clip(n - tile * np.arange(begin, tiles, each), 0, tile * (end - begin)).sum())
+    wanted = program.pace * SECONDS_PER_CHUNK  # replica-updates a call
+    for begin, end in _shares(used, wanted / (steps * tile * len(devices))):
+        count = int(np.clip(n - tile * np.arange(begin, used * len(devices), used), 0, tile * (end - begin)).sum())
         done, mark, chunk = 0, 0, max(1, int(wanted / max(count, 1)))
         while done < steps:
             ahead = marks[mark : mark + SNAPSHOTS_PER_CHUNK]
             first, done = done, min(done + chunk, ahead[-1])
             room = np.resize(np.array(ahead, np.int32), SNAPSHOTS_PER_CHUNK)
             span = np.array([begin, end, first, done, bisect.bisect_left(ahead, done) + 1], np.int32)
+            advance = program.advance.compiled(carry, keys, given, room, span)
             began = time.perf_counter()
-            carry, values = program.advance(carry, keys, given, room, span)
+            carry, values = advance(carry, keys, given, room, span)
             jax.block_until_ready(carry.diverged)
             rate = (done - first) / (time.perf_counter() - began)
             reached = bisect.bisect_right(marks, done)
@@ -146,8 +158,8 @@ def simulate(
             on_progress((done - first) * count)
             mark, chunk = reached, max(1, min(8 * max(chunk, done - first), int(rate * SECONDS_PER_CHUNK)))
     program.pace = n * steps / (time.perf_counter() - started)
-    recorded["diverged_step"] = np.moveaxis(np.asarray(carry.diverged), -1, 1)
-    return {name: leaf.reshape(tiles * tile, *leaf.shape[2:])[:n] for name, leaf in recorded.items()}
+    recorded["diverged_step"] = np.asarray(carry.diverged).reshape(len(devices), each, tile)[:, :used]
+    return {name: leaf.reshape(-1, *leaf.shape[3:])[:n] for name, leaf in recorded.items()}
 
 
 def _shares(tiles: int, most: float) -> list[tuple[int, int]]:
@@ -167,9 +179,19 @@ class Layout(NamedTuple):
 
 def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping[str, Any]) -> Layout:
     """Shapes [behind replica and snapshot], dtypes, labels of all recorded arrays, and the memory a replica needs."""
-    static = {name: hyper[name] for name in dynamics.static}
-    traced = {k: jnp.zeros(1, _dtype(v)) for k, v in hyper.items() if k not in static}
-    tile = _Tile(dynamics, tuple(observables), static)
+    static = tuple((name, hyper[name]) for name in dynamics.static)
+    kinds = tuple((k, _dtype(v)) for k, v in hyper.items() if k not in dynamics.static)
+    return _layout(Known(dynamics), tuple(map(Known, observables)), static, kinds, settings())
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(
+    known: Known, watched: tuple[Known, ...], static: Static, kinds: tuple[tuple[str, Any], ...], given: Settings
+) -> Layout:
+    dynamics: Dynamics = known.thing
+    observables: tuple[Observable, ...] = tuple(one.thing for one in watched)
+    traced = {name: jnp.zeros(1, dtype) for name, dtype in kinds}
+    tile = _Tile(dynamics, observables, dict(static))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
 
     def everything(keys, traced):
@@ -316,14 +338,19 @@ def all_levels_finite(spectra: Mapping[str, Array]) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in spectra.values()]))
 
 
-@functools.lru_cache(maxsize=32)
-def _program(
-    dynamics: Dynamics,
-    observables: tuple[Observable, ...],
-    static: tuple[tuple[str, int], ...],
-    devices: tuple[Any, ...],
+def program_of(
+    dynamics: Dynamics, observables: Sequence[Observable], static: Mapping[str, int], devices: Devices
 ) -> Program:
-    tile = _Tile(dynamics, observables, dict(static), updates_together(devices[0]))
+    """The program of a dynamics, made once for all that are equal."""
+    watched = tuple(map(Known, observables))
+    return _made(Known(dynamics), watched, tuple(static.items()), tuple(devices), settings())
+
+
+@functools.lru_cache(maxsize=32)
+def _made(
+    known: Known, watched: tuple[Known, ...], static: Static, devices: tuple[Any, ...], given: Settings
+) -> Program:
+    tile = _Tile(known.thing, tuple(one.thing for one in watched), dict(static), updates_together(devices[0]))
     mesh = Mesh(np.array(devices), ("tiles",))
     tiles, common = PartitionSpec("tiles"), PartitionSpec()
 
@@ -347,9 +374,8 @@ def _program(
 
     def spread(share, mapped: int, unmapped: int = 0, donate: tuple[int, ...] = ()):
         specs = (tiles,) * mapped + (common,) * unmapped
-        return jax.jit(
-            jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=tiles, check_vma=False), donate_argnums=donate
-        )
+        spread = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=tiles, check_vma=False)
+        return CompiledOnce(spread, donate)
 
     return Program(start=spread(start, 2), advance=spread(advance, 3, 2, donate=(0,)))
 

@@ -152,7 +152,7 @@ class ScanJob(Scan):
                 values = simulate(
                     self.dynamics, replicas.keys(bucket, rows), replicas.hyper(bucket, rows),
                     self.steps, snapshots=planned.marks, observables=planned.observables, devices=planned.devices,
-                    tile=planned.tile, on_progress=own.advance,
+                    tile=planned.tile, block_size=min(one.block_size, replicas.count), on_progress=own.advance,
                 )  # fmt: skip
                 one.write(bucket, rows, values)
             team.meet()

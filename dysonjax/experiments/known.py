@@ -35,6 +35,6 @@ def kinds() -> dict[str, EntryPoint]:
 
 COMMANDS: tuple[EntryPoint, ...] = (
     _own("validity", "langevin_validity.command:validity"),
-    _own("check", "scheme_accuracy:check_schemes"),
+    _own("check", "checking:check_schemes"),
 )
 """Commands that leave no run: functions whose arguments are the command's options and which return a `Report`."""

@@ -1,4 +1,4 @@
-"""`dysonjax check`: every scheme of Dyson's equation against exact laws: bias, order in the time step, cost."""
+"""Every scheme of Dyson's equation against exact laws: bias, order in the time step, cost."""
 
 import functools
 import itertools
@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,14 +14,11 @@ from rich.table import Table
 
 from dysonjax import ensembles
 from dysonjax.core.dynamics import Dynamics
-from dysonjax.core.errors import require
 from dysonjax.core.potentials import Quadratic
 from dysonjax.dynamics import dyson_schemes as schemes
 from dysonjax.dynamics.dyson_equation import dyson
 from dysonjax.engine.grid import Grid
 from dysonjax.engine.scanning import scan
-from dysonjax.experiments.base import Report
-from dysonjax.runtime.progress import progress_bar
 from dysonjax.spectra.spacings import mean_ratio
 
 log = logging.getLogger(__name__)
@@ -274,25 +271,3 @@ def _moments(x: np.ndarray, a: np.ndarray, v: float, beta: int, rows: int | None
         variance = 4 * v * (a @ a) + 2 * beta * n * rows * v**2
     yield "⟨Σx²⟩", square, mean
     yield "var Σx²", (square - mean) ** 2, variance
-
-
-def check_schemes(replicas: int = 4096) -> Report:
-    """Every scheme of Dyson's equation against exact laws: bias, order, cost; exit code 1 if a default fails.
-
-    Args:
-        replicas: independent runs behind each number; errors fall with its root.
-    """
-    require(replicas >= 256, "replicas", replicas, "at least 256, for errors to mean something")
-    with progress_bar("check", TASKS, rate=False) as done:
-        lines, costs = check(replicas, lambda what: done.advance(1))
-    bad = [line for line in lines if not line.good]
-    said: list[Any] = [*tables(lines, costs)]
-    said += [
-        f"{line.setting}, {line.scheme}, dt = {line.dt:g}: {line.quantity} is off by {line.bias:+.4f} "
-        f"± {line.error:.4f}, allowed {line.tolerance:g}"
-        for line in bad
-    ]
-    if bad:
-        return Report(said, width=130, failed=f"{len(bad)} of {len(lines)} numbers are out of tolerance")
-    promised = sum(line.tolerance is not None for line in lines)
-    return Report([*said, f"All {promised} promised numbers hold."], width=130)

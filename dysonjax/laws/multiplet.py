@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.special import erf
 
 from dysonjax.laws.tables import Table, table
 
@@ -44,6 +43,8 @@ def orthogonal_density(u: Float[np.ndarray, " m"], n: int) -> Float[np.ndarray, 
     n ρ(u) = Σ_{j<n} φ_j² + √(n/2) φ_{n−1} ∫₀ᵘ φ_n + [n odd] φ_{n−1}/∫φ_{n−1}, with the integral of an odd φ_n starting
     at −∞ instead of 0, and φ_j(u) the wave functions of the harmonic oscillator, from their three-term recurrences.
     """
+    from scipy.special import erf
+
     phi = [np.exp(-(u**2) / 2) / np.pi**0.25]
     phi.append(np.sqrt(2) * u * phi[0])
     # primitives E_j with E_j' = φ_j, odd or even about 0; and the integrals of the even φ_j over the whole line

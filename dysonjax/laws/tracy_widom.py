@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import airy
 
 from dysonjax.core.errors import require
 from dysonjax.laws.base import Law, real, record, static
@@ -104,6 +103,8 @@ def determinants() -> tuple[np.ndarray, dict[int, tuple[np.ndarray, np.ndarray]]
 
 def _logarithms(s):
     """ln F and ln(1 − F) for β = 1, 2, 4 from the eigenvalues λ of B_s."""
+    from scipy.special import airy
+
     node, weight = np.polynomial.legendre.leggauss(NODES)
     # Ai(s + x) has fallen by e^{−40} when (2/3)(s + x)^{3/2} has grown by 40
     length = (max(s, 0) ** 1.5 + 60) ** (2 / 3) - s

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import InputError, require, shown
 from dysonjax.core.leaves import steps_of
+from dysonjax.core.values import ByValue
 
 if TYPE_CHECKING:  # pyright holds a cached property for something else than the property that `Model` asks for
     cached_property = property
@@ -22,7 +23,7 @@ else:
 
 
 @dataclass(frozen=True, eq=False)
-class FlaxModel:
+class FlaxModel(ByValue):
     """Any flax (nnx) module with a loss and a data source, ready for `sgd`.
 
         model = dj.models.FlaxModel(

@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from dysonjax.core.errors import require, whole
 from dysonjax.core.potentials import LevelTheory, Quadratic, numbers_of
+from dysonjax.core.values import ByValue
 from dysonjax.kernels.products import dot, matmul, matvec, matvec_transposed, sum_of_outer
 from dysonjax.kernels.random_numbers import normals
 
@@ -25,8 +26,8 @@ Weights = dict[str, Array]
 Example = tuple[Array, Array, Weights]
 
 
-@dataclass(frozen=True)
-class LinearNetwork:
+@dataclass(frozen=True, eq=False)
+class LinearNetwork(ByValue):
     """Linear student and teacher, for `sgd` and `matrix_langevin`; the default is arXiv:2407.16427's.
 
     `teacher`: singular values of W_t [outputs, inputs], kept largest first; more `inputs` or `outputs` than these add

@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from dysonjax.core.errors import require, whole
 from dysonjax.core.potentials import LevelTheory, RBMPotential
+from dysonjax.core.values import ByValue
 from dysonjax.kernels.products import cholesky, matmul, matvec, matvec_transposed, solve_upper, sum_of_outer
 from dysonjax.kernels.random_numbers import normals
 
@@ -34,7 +35,7 @@ def scalar_field_kernel(sites: int, mass: float = 2.0) -> Float[np.ndarray, "N N
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianRBM:
+class GaussianRBM(ByValue):
     """Gaussian RBM, which `sgd` trains by contrastive divergence; the defaults are those of arXiv:2407.16427.
 
     `visible` N_v; `hidden` N_h, default N_v; fewer are an ultraviolet regulator: only the N_h smallest κ are learnt.

@@ -15,14 +15,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dysonjax.core.errors import require, whole
+from dysonjax.core.values import ByValue
 from dysonjax.kernels.products import matvec, matvec_transposed, sum_of_outer
 from dysonjax.models.activations import ACTIVATIONS, Activation
 
 Weights = dict[str, Array]
 
 
-@dataclass(frozen=True)
-class TanhNetwork:
+@dataclass(frozen=True, eq=False)
+class TanhNetwork(ByValue):
     """Student and teacher network for `sgd`; the defaults are the paper's.
 
     `hidden` lists the widths of the hidden layers, so that there are len(hidden) + 1 matrices; `trained` lists which of
@@ -52,6 +53,9 @@ class TanhNetwork:
             and all(0 <= i <= len(self.hidden) for i in self.trained)
         )
         require(valid, "trained", self.trained, f"distinct matrix numbers in 0 … {len(self.hidden)}, or 'all'")
+        for name in ("hidden", "trained"):
+            if getattr(self, name) != "all":
+                object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -1,7 +1,9 @@
 """The progress bar of a run, counted in replica-updates."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -17,9 +19,38 @@ class _Silent:
         return
 
 
+class Pace:
+    """How many updates were made, in how much time that was no compilation: a window of the last minute.
+
+    What is there at the start, the finished part of a run that is continued, took no time and does not count.
+    """
+
+    WINDOW = 60.0
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter, compiled: Callable[[], float] | None = None):
+        from dysonjax.runtime.compilation import seconds_compiling
+
+        self._now, self._compiled = now, compiled or seconds_compiling
+        self._seen: deque[tuple[float, int]] = deque()
+        self.updates = 0
+
+    def advance(self, updates: int) -> None:
+        """So many more are finished; the first call says how many were there before."""
+        self.updates += updates if self._seen else 0
+        self._seen.append((self._now() - self._compiled(), self.updates))
+        while len(self._seen) > 2 and self._seen[1][0] < self._seen[-1][0] - self.WINDOW:
+            self._seen.popleft()
+
+    @property
+    def rate(self) -> float:
+        """Updates per second."""
+        (began, before), (now, updates) = self._seen[0], self._seen[-1]
+        return (updates - before) / max(now - began, 1e-9)
+
+
 @contextmanager
 def progress_bar(what: str, total: int, wanted: bool | Bar | None = None, rate: bool = True) -> Iterator[Bar]:
-    """A bar on the terminal with the time spent and left.
+    """A bar on the terminal with the time spent and left, and the rate of updating, in which no compilation counts.
 
     `wanted`: True or False; None shows it only where there is a terminal; an object with `advance` is used instead.
     """
@@ -33,10 +64,15 @@ def progress_bar(what: str, total: int, wanted: bool | Bar | None = None, rate: 
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.text import Text
 
+    from dysonjax.runtime.compilation import compiling
+
+    measured = Pace()
+
     class Rate(ProgressColumn):
         def render(self, task: Any) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("–" if speed is None else f"{speed / 1e6:.2f} M updates/s")
+            if compiling() or not measured.updates:
+                return Text("compiling …")
+            return Text(f"{measured.rate / 1e6:.2f} M updates/s")
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), *[Rate()] * rate,
@@ -48,6 +84,7 @@ def progress_bar(what: str, total: int, wanted: bool | Bar | None = None, rate: 
     class Live:
         def advance(self, updates: int) -> None:
             bars.start()  # not before: bad input must not leave an empty bar
+            measured.advance(updates)
             bars.advance(task, updates)
 
     try:

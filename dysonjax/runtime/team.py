@@ -5,14 +5,14 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, NamedTuple, Protocol
-
-import jax
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dysonjax.core.errors import ClusterError, InputError, require, shown, whole
 from dysonjax.runtime.lost_process import one_line
-from dysonjax.runtime.processes import Processes, first_line
 from dysonjax.runtime.progress import Bar
+
+if TYPE_CHECKING:
+    from dysonjax.runtime.processes import Processes
 
 log = logging.getLogger(__name__)
 
@@ -111,16 +111,20 @@ class Alone:
         return
 
 
-_together: list[Processes] = []
+_together: "list[Processes]" = []
 
 
 def team() -> Team:
     """The processes that work together: those of `jax.distributed` when it was initialized, else this one alone."""
+    import jax
+
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return Alone()
     if not _together:
         # the key-value store of jax.distributed has no public name, in JAX 0.10 to 0.12
         from jax._src import distributed
+
+        from dysonjax.runtime.processes import Processes
 
         _together.append(Processes(distributed.global_state.client, jax.process_index(), jax.process_count()))
         atexit.register(_together[0].stop)
@@ -135,6 +139,8 @@ def joined(
 
     Raises `InputError` for options that do not go together and `ClusterError` when the others do not come.
     """
+    import jax
+
     if jax.distributed.is_initialized():  # several runs of one command
         yield team()
         return
@@ -176,6 +182,10 @@ def _lost() -> str:
 
 def _initialize(coordinator: str | None, processes: int | None, process_id: int | None) -> bool:
     """Start JAX's distributed runtime; False where no cluster is found."""
+    import jax
+
+    from dysonjax.runtime.processes import first_line
+
     # so that we, not an abort of JAX's, tell of a lost process
     jax.config.update("jax_enable_recoverability", True)
     try:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
-from scipy.special import gammaln
 
 from dysonjax import laws
 from dysonjax.core.errors import require
@@ -19,6 +18,8 @@ def fit_beta(spacings: Float[ArrayLike, "R ..."]) -> Estimate:
     correlated. Raises `InputError`.
     """
 
+    from scipy.special import gammaln
+
     def log_density(beta, s):
         root = np.exp(gammaln((beta + 2) / 2) - gammaln((beta + 1) / 2))
         return np.log(2) + (beta + 1) * np.log(root) - gammaln((beta + 1) / 2) + beta * np.log(s) - (root * s) ** 2
@@ -28,6 +29,8 @@ def fit_beta(spacings: Float[ArrayLike, "R ..."]) -> Estimate:
 
 def fit_brody(spacings: Float[ArrayLike, "R ..."]) -> Estimate:
     """Brody's parameter ω of (ω + 1) b s^ω e^{−b s^{ω+1}}: 0 for Poisson levels, 1 near the surmise; as `fit_beta`."""
+
+    from scipy.special import gammaln
 
     def log_density(w, s):
         b = np.exp((w + 1) * gammaln((w + 2) / (w + 1)))

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
-from scipy.special import chdtrc
 
 from dysonjax.core.errors import require, whole
 from dysonjax.laws import GeneralisedSemicircle, PairDensity
@@ -155,6 +154,8 @@ def fit_through_origin(
 
         fit_through_origin(np.sqrt(temperature * kappa**2 * omega), spacings).slope  # a of ⟨S⟩ = a √(Tκ²Ω)
     """
+    from scipy.special import chdtrc
+
     x = _finite("predictor", predictor, 2)
     settings, k = x.shape
     require(settings * k > 1 and np.any(x), "predictor", predictor, "two points or more, not all zero")

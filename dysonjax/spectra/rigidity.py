@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
-from scipy.special import sici
 
 from dysonjax.core.errors import require
 
@@ -138,6 +137,8 @@ def number_variance_law(lengths: Float[ArrayLike, " m"] | Sequence[float], beta:
     β = 2: [ln 2πL + γ + 1 − cos 2πL − Ci 2πL]/π² + L [1 − 2 Si(2πL)/π]; β = 1: twice that + Si(πL)²/π² − Si(πL)/π;
     β = 4: half of it at 2L, + Si(2πL)²/4π². Raises `InputError`.
     """
+    from scipy.special import sici
+
     require(beta in (0, 1, 2, 4), "beta", beta, "0, 1, 2 or 4")
     x = np.asarray(lengths, float)
     if beta == 0:

@@ -128,7 +128,7 @@ def test_devices_do_not_matter(whole, whole_by_block, dynamics):
 def test_chunks_do_not_matter(whole, monkeypatch, seconds):
     """One update a chunk, a few, and as many as may be, across the snapshots; then at the pace of the run before."""
     monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", seconds)
-    loop._program.cache_clear()
+    loop._made.cache_clear()
     chunks, again = [], []
     assert_equal(whole, run(on_progress=chunks.append))
     assert_equal(whole, run(on_progress=again.append))
@@ -157,9 +157,9 @@ def test_tiles_in_turn(whole, monkeypatch):
 def test_updates_in_loops_of_known_length(whole, monkeypatch, together):
     """As on an accelerator: marks 3, 10, 24 leave loops that are never, just and not quite filled."""
     monkeypatch.setattr(loop, "updates_together", lambda device: together)
-    loop._program.cache_clear()
+    loop._made.cache_clear()
     assert_equal(whole, run())
-    loop._program.cache_clear()
+    loop._made.cache_clear()
 
 
 def test_snapshots_do_not_matter(whole):

@@ -16,12 +16,13 @@ from dysonjax.dynamics.stochastic_gradient import sgd
 from dysonjax.engine.grid import Grid
 from dysonjax.engine.scanning import scan
 from dysonjax.experiments import running
-from dysonjax.experiments.bbp import experiment as bbp
+from dysonjax.experiments.bbp import analysis as bbp
 from dysonjax.experiments.bbp import figures as bbp_figures
-from dysonjax.experiments.bbp.experiment import BBPRun, critical, crossing, curves, run_of
+from dysonjax.experiments.bbp.analysis import critical, crossing, curves, run_of
+from dysonjax.experiments.bbp.experiment import RATES, BBPRun
 from dysonjax.models import LinearNetwork
 
-SMALL = BBPRun(rows=12, columns=24, seeds=48, steps=(1, 2, 4), learning_rate=bbp.RATES[8:40])
+SMALL = BBPRun(rows=12, columns=24, seeds=48, steps=(1, 2, 4), learning_rate=RATES[8:40])
 """So small that the transition is smeared; what is exact is exact all the same."""
 GAUSSIAN = 600
 """Students drawn for a mean."""
@@ -121,7 +122,7 @@ def test_crossing_of_a_known_curve():
 
 def test_the_critical_learning_rate_is_measured():
     """ε_c(1) = 0.457 at r = ½; matrices of 24 rows are late by about 0.016, as `critical` says."""
-    run = BBPRun(24, 48, learning_rate=bbp.RATES[18:34], steps=(1, 2), seeds=160)
+    run = BBPRun(24, 48, learning_rate=RATES[18:34], steps=(1, 2), seeds=160)
     one, two = critical(running.run(run, progress=False).only)
     assert one.law == pytest.approx(0.457, abs=5e-4)
     for found, bias in ((one, 0.02), (two, 0.02)):

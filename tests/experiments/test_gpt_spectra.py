@@ -14,14 +14,10 @@ from dysonjax.experiments import running
 from dysonjax.experiments.gpt import figures as gpt_figures
 from dysonjax.experiments.gpt import grid as gpt_scaling
 from dysonjax.experiments.gpt import summary as nano_gpt
-from dysonjax.experiments.gpt.grid import (
-    GPTScalingRun,
-    exchange,
-    exchange_table,
-    exchanges,
-    without_largest,
-)
+from dysonjax.experiments.gpt.exchange import EXPONENTS, exchange, exchange_table, exchanges, without_largest
+from dysonjax.experiments.gpt.grid import GPTScalingRun
 from dysonjax.experiments.gpt.summary import Pool, findings, pools, times
+from dysonjax.models.gpt import KINDS
 
 
 def screen(table):
@@ -140,7 +136,7 @@ def surface(p, seeds=8, noise=0.02):
     levels[..., 1, :] = np.exp(growth[..., None] + noise * RNG.normal(size=(4, 4, seeds)))[..., None]
     dims = ("learning_rate", "batch_size", "seed", "snapshot", "level")
     return xr.Dataset(
-        {f"levels_layer{i}.{kind}": (dims, levels) for i in range(2) for kind in gpt_scaling.KINDS},
+        {f"levels_layer{i}.{kind}": (dims, levels) for i in range(2) for kind in KINDS},
         coords={"learning_rate": a, "batch_size": b, "seed": np.arange(seeds)},
     )
 
@@ -152,8 +148,8 @@ def test_the_planted_exponent_is_found(p):
     assert abs(np.mean(z)) < 5 / np.sqrt(20)
     assert 0.5 < np.std(z) < 2
     assert max(one.exponent.error for one in found) < 0.1
-    chances = {label: np.median([one.collapse[label][1] for one in found]) for label in gpt_scaling.EXPONENTS}
-    for label, q in gpt_scaling.EXPONENTS.items():
+    chances = {label: np.median([one.collapse[label][1] for one in found]) for label in EXPONENTS}
+    for label, q in EXPONENTS.items():
         assert (chances[label] > 0.05) == (q == p)
 
 

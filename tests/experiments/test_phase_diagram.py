@@ -13,7 +13,8 @@ import dysonjax as dj
 from dysonjax.core.dynamics import lift
 from dysonjax.dynamics.stochastic_gradient import SGDData, SGDState
 from dysonjax.experiments import earlier, running
-from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram, order_parameters
+from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
+from dysonjax.experiments.phase_diagram.order_parameters import order_parameters
 from dysonjax.experiments.phase_diagram.summary import (
     JAMMED_MEMORY,
     PHASES,

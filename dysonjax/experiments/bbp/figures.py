@@ -16,7 +16,8 @@ from rich.table import Table
 
 from dysonjax import laws, spectra
 from dysonjax.experiments import plotting as plots
-from dysonjax.experiments.bbp.experiment import CLEAR, OUTSIDE, BBPRun, Curve, Transition, critical, curves, deviations
+from dysonjax.experiments.bbp.analysis import CLEAR, OUTSIDE, Curve, Transition, critical, curves, deviations
+from dysonjax.experiments.bbp.experiment import BBPRun
 
 MARKERS = ("o", "s", "^", "D")
 SHOWN = 4

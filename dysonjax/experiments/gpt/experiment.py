@@ -1,19 +1,19 @@
 """Training one GPT on one text, its spectra recorded on the way: the experiment of arXiv:2411.13512."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import jax
-import xarray as xr
+from typing import TYPE_CHECKING, Any
 
 from dysonjax.engine.jobs import Results
 from dysonjax.experiments.base import Experiment, Report
-from dysonjax.experiments.gpt.evaluation import generate
-from dysonjax.experiments.gpt.job import TrainingJob
 from dysonjax.experiments.gpt.settings import GPTSettings
-from dysonjax.models.gpt import INIT_STD
-from dysonjax.storage.checkpoints import load_weights
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from dysonjax.experiments.gpt.job import TrainingJob
 
 SAMPLE = 400
 """Characters of the sample."""
@@ -30,11 +30,14 @@ class GPTRun(GPTSettings, Experiment):
 
     def jobs(self, results: Results) -> list[TrainingJob]:
         """The training of the one network."""
+        from dysonjax.experiments.gpt.job import TrainingJob
+
         return [TrainingJob(self)]
 
     def analyse(self, results: Results) -> tuple[xr.Dataset, Any, str | None]:
         """The results, what the spectra say (`summary.analysis`), and some text of the network where it is stored."""
         from dysonjax.experiments.gpt.summary import analysis
+        from dysonjax.models.gpt import INIT_STD
 
         said = None if results.place is None else _sample(self, results.place)
         return results.only, analysis(results.only, INIT_STD), said
@@ -52,6 +55,11 @@ class GPTRun(GPTSettings, Experiment):
 
 def _sample(run: GPTRun, directory: Path) -> str:
     """Some text of the trained network."""
+    import jax
+
+    from dysonjax.experiments.gpt.evaluation import generate
+    from dysonjax.storage.checkpoints import load_weights
+
     params = load_weights(directory / "final.npz")
     start = "\n" if "\n" in run.source.characters else run.source.characters[0]
     tokens = generate(run.network, params, jax.random.key(run.key), run.source.encode(start), SAMPLE, 0.8)

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 
 from dysonjax import laws
 from dysonjax.experiments import plotting as plots
-from dysonjax.experiments.gpt.grid import EXPONENTS, Exchange, GPTScalingRun
+from dysonjax.experiments.gpt.exchange import EXPONENTS, Exchange
+from dysonjax.experiments.gpt.grid import GPTScalingRun
 from dysonjax.experiments.gpt.summary import PUBLISHED_LOSS, Findings
 
 _LAW: dict[str, Any] = {"color": "#b3543f", "linewidth": 1.5}

@@ -4,23 +4,26 @@ The rate grows over the warm-up and falls as a cosine to a tenth; AdamW with wei
 clipped to a norm of one.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import PyTree
 
 from dysonjax.core.errors import require, whole
 from dysonjax.core.leaves import named_leaves
-from dysonjax.models import text as texts
-from dysonjax.models.gpt import GPTConfig
-from dysonjax.weights.monitor import SpectralMonitor
+
+if TYPE_CHECKING:
+    import optax
+    from jaxtyping import PyTree
+
+    from dysonjax.models import text as texts
+    from dysonjax.models.gpt import GPTConfig
+    from dysonjax.weights.monitor import SpectralMonitor
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class GPTSettings:
     """base of all random numbers"""
 
     def __post_init__(self):
+        from dysonjax.models.gpt import GPTConfig
+
         require(self.optimizer in ("adamw", "sgd"), "optimizer", self.optimizer, "adamw or sgd")
         for name in ("batch_size", "steps", "validation_every"):
             whole(name, getattr(self, name))
@@ -91,6 +96,8 @@ class GPTSettings:
     @cached_property
     def source(self) -> texts.Text:
         """The text; raises `InputError` when it cannot be had or is shorter than the context."""
+        from dysonjax.models import text as texts
+
         found = texts.load(self.text)
         found.check(self.context)
         return found
@@ -98,11 +105,15 @@ class GPTSettings:
     @cached_property
     def network(self) -> GPTConfig:
         """The network's sizes."""
+        from dysonjax.models.gpt import GPTConfig
+
         vocabulary = max(2, len(self.source.characters))
         return GPTConfig(vocabulary, self.context, self.layers, self.heads, self.channels, self.dropout, self.bias)
 
     def rate(self, step: Any) -> Any:
         """Learning rate of update `step`, counted from 0."""
+        import jax.numpy as jnp
+
         warmup = min(self.steps // 20 if self.warmup is None else self.warmup, self.steps)
         progress = jnp.clip((step - warmup) / max(self.steps - warmup, 1), 0, 1)
         share = self.final_rate + (1 - self.final_rate) * (1 + jnp.cos(jnp.pi * progress)) / 2
@@ -111,6 +122,9 @@ class GPTSettings:
     @cached_property
     def transform(self) -> optax.GradientTransformation:
         """The optimiser."""
+        import jax
+        import optax
+
         matrices = lambda params: jax.tree.map(lambda w: w.ndim > 1, params)  # noqa: E731
         decay = {"weight_decay": self.weight_decay, "mask": matrices}
         if self.optimizer == "adamw":
@@ -121,10 +135,16 @@ class GPTSettings:
 
     def initial(self) -> PyTree:
         """The parameters before the first update."""
+        import jax
+
         return self.network.init(jax.random.fold_in(jax.random.key(self.key), 0))
 
     def monitor(self, params: PyTree) -> SpectralMonitor:
         """What records the spectra of the watched matrices, those of query, key and value also by head."""
+        import jax
+
+        from dysonjax.weights.monitor import SpectralMonitor
+
         kinds = ("query", "key", "value") if self.heads > 1 else ()
         names = named_leaves(jax.eval_shape(lambda: params))
         by_head = {f"*/{kind}/kernel": self.heads for kind in kinds if any(self._watches(n, kind) for n in names)}

@@ -7,9 +7,6 @@ import tyro
 
 from dysonjax.core.errors import InputError
 from dysonjax.experiments.base import Report
-from dysonjax.experiments.langevin_validity.assessment import table
-from dysonjax.experiments.langevin_validity.assessment import validity as assess
-from dysonjax.experiments.linear_scaling.experiment import model_of
 
 
 def validity(
@@ -40,6 +37,10 @@ def validity(
         noise: standard deviation of the noise that each example adds to the gradient.
         key: base of all random numbers.
     """
+    from dysonjax.experiments.langevin_validity.assessment import table
+    from dysonjax.experiments.langevin_validity.assessment import validity as assess
+    from dysonjax.experiments.linear_scaling.experiment import model_of
+
     asked = {"visible": visible, "hidden": hidden, "teacher": teacher, "train": train, "noise": noise}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     made = model_of(model)
