@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from dysonjax import laws, spectra
+from dysonjax.core.tables import Table
 from dysonjax.experiments import plotting as plots
 from dysonjax.experiments.gas.experiment import BULK, RATIOS, GasRun, Statistics
 
@@ -38,7 +38,7 @@ def gas_table(run: GasRun, found: list[Statistics]) -> Table:
         "out of order",
         "diverged",
     ):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right")
     for s in found:
         law = run.density_law(s.temperature)
         distance = "–" if law is None else f"{spectra.ks_distance(s.levels, law.cdf):.4f}"

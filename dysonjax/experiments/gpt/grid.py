@@ -24,11 +24,11 @@ import numpy as np
 import optax
 import xarray as xr
 from jaxtyping import Float
-from rich.table import Table
 from scipy.special import chdtrc
 
 from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import require, whole
+from dysonjax.core.tables import Table
 from dysonjax.dynamics.stochastic_gradient import sgd
 from dysonjax.engine.grid import Grid
 from dysonjax.engine.jobs import Results

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import xarray as xr
-from rich.table import Table
 
+from dysonjax.core.tables import Table
 from dysonjax.experiments.phase_diagram.summary import PHASES, experiment
 
 LEARNT = 0.01
@@ -109,7 +109,7 @@ def advice(points: xr.Dataset, batch_size: int) -> str:
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        table.add_column(name, justify="right" if index else "left")
     return table
 
 
