@@ -146,7 +146,16 @@ def test_a_report_for_other_programs(form, finished, capsys):
     code, out, err = run(["report", finished, "--format", form], capsys)
     assert code == 0 and "\x1b" not in out
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
-    wanted = ("phase", "points", "median loss", "16 – 84 %", "test error", "q_time", "largest level", "diverged")
+    wanted = (
+        "phase",
+        "points",
+        "median loss",
+        "16 – 84 %",
+        "mean square test error",
+        "q_time",
+        "largest level",
+        "diverged",
+    )
     if form == "csv":
         first, second = (list(csv.reader(io.StringIO(part))) for part in out.split("\n\n"))
         assert tuple(first[1]) == wanted and len(first) == 2 + 4 and first[0][0].startswith("# Phases after")
