@@ -154,11 +154,9 @@ def _read(name: str, command: Callable[..., Any], words: Sequence[str], text: st
 
 def _said(report: Any) -> None:
     """Print what a command without a run has found."""
-    from rich.console import Console
+    from dysonjax.cli.console import tell
 
-    screen = Console() if sys.stdout.isatty() else Console(width=report.width)
-    for part in report.said:
-        screen.print(part, highlight=False)
+    tell(report)
     if report.failed:
         raise Failed(report.failed)
 

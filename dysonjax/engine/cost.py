@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
-from rich.table import Table
 from zarr.storage import MemoryStore
 
+from dysonjax.core.tables import Table
 from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import Plan, Scan, in_bytes, prepare
 from dysonjax.runtime.devices import Devices

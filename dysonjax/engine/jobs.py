@@ -125,13 +125,18 @@ class Results(Mapping[str, "xr.Dataset"]):
         return self.place / job.name if self.place is not None and job.name else self.place
 
     def missing(self, jobs: Sequence[Job]) -> tuple[list[str], int]:
-        """Names of blocks not yet computed, `job:block` in a run of several jobs, and how many blocks there are."""
+        """Names of blocks not yet computed, `job:block` in a run of several jobs, and how many blocks there are.
+
+        A job that was not begun counts as one block, `job:all`.
+        """
         names, total = [], 0
         for job in jobs:
             if job.name in self:
                 continue
             where = self.where(job)
-            blocks, count = job.missing(where) if where is not None else ([], 0)
+            if where is None:
+                continue
+            blocks, count = job.missing(where) if where.exists() else (["all"], 1)
             names += [f"{job.name}:{block}" if job.name else block for block in blocks]
             total += count
         return names, total

@@ -2,10 +2,11 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import PRNGKeyArray
 
@@ -17,7 +18,7 @@ from dysonjax.engine.jobs import Verified
 from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import Plan, Scan, extended, prepare, replicas_of
 from dysonjax.runtime import team as teams
-from dysonjax.runtime.devices import Devices
+from dysonjax.runtime.devices import Devices, warn_of_idle_cores
 from dysonjax.runtime.progress import Bar, progress_bar
 from dysonjax.runtime.team import WHOLE, Share
 from dysonjax.storage import locations
@@ -145,7 +146,7 @@ class ScanJob(Scan):
             bar.advance(
                 self.cost - self.steps * sum(rows.stop - rows.start for _, _, rows in (blocks[n] for n in left))
             )
-            own = team.share_bar(bar)
+            own, began = team.share_bar(bar), (time.monotonic(), time.process_time())
             for number in team.deal(left):
                 i, bucket, rows = blocks[number]
                 one, replicas = stores[i], laid[i]
@@ -155,13 +156,14 @@ class ScanJob(Scan):
                     tile=planned.tile, block_size=min(one.block_size, replicas.count), on_progress=own.advance,
                 )  # fmt: skip
                 one.write(bucket, rows, values)
+                if team.count == share.count == 1:
+                    warn_of_idle_cores(planned.devices, began)
             team.meet()
             for one in stores if team.first else ():
                 one.finish()
         dataset = assembled(stores, planned.header.asked)
-        lost = int((dataset.diverged_step >= 0).sum())
-        if lost and team.first:
-            log.warning("%d of %d replicas became non-finite; see diverged_step", lost, self.grid.size)
+        if team.first:
+            _warn_of_lost(dataset)
         return self._without_dt(dataset)
 
     def open(self, *places: Path, lazy: bool | None = None) -> "xr.Dataset":
@@ -197,6 +199,37 @@ class ScanJob(Scan):
         from dysonjax.engine.cost import forecast
 
         return forecast(self, self.name or str(place), place, known, shares, block_size, extend)
+
+
+def _warn_of_lost(dataset: "xr.Dataset") -> None:
+    """One line on the replicas that became non-finite, else on those that stayed finite and have a loss of NaN."""
+    step = dataset.diverged_step
+    if (lost := step >= 0).any():
+        first = _replica(step, step.where(lost).argmin(...))
+        log.warning(
+            "%d of %d replicas became non-finite, the first at %s after update %d%s; see diverged_step",
+            int(lost.sum()), step.size, _named(first), int(first),
+            "" if int(first) else " (data, loss or initial weights are not finite)",
+        )  # fmt: skip
+        return
+    for name, loss in dataset.items():
+        if not str(name).endswith("loss") or loss.dims != (*step.dims, "snapshot"):
+            continue
+        if (unknown := loss.isel(snapshot=-1).isnull() & (step == -1)).any():
+            log.warning(
+                "%s is NaN in %d of %d replicas with finite weights, the first at %s: do the data hold NaN?",
+                name, int(unknown.sum()), step.size, _named(_replica(step, unknown.argmax(...))),
+            )  # fmt: skip
+            return
+
+
+def _replica(values: "xr.DataArray", place: "Mapping[Any, xr.DataArray]") -> "xr.DataArray":
+    return values.isel({name: int(index) for name, index in place.items()})
+
+
+def _named(replica: "xr.DataArray") -> str:
+    """Hyper-parameters and seed of one replica."""
+    return ", ".join(f"{name} = {value.item():g}" for name, value in replica.coords.items())
 
 
 def _stores(place: Path | None, planned: Plan, extend: bool, before: Callable[[], None]) -> "list[Store]":

@@ -8,7 +8,7 @@ from dysonjax.engine.jobs import Job, Results
 
 
 class Report(NamedTuple):
-    """What a person reads: sentences and tables to print in `width` columns, and figures.
+    """What a person reads: sentences, which a file breaks after `width` columns, tables (`core.tables`), and figures.
 
     `draw(directory)` writes the figures and returns their paths. `failed`: why the command must end with an error all
     the same, else empty.

@@ -166,6 +166,12 @@ def test_an_interrupted_extension_of_several_scans_is_continued(tmp_path, monkey
     settings = TeacherStudentScaling((0.1, 0.2), (4,), level=("dyson",), seeds=6, time=1.0)
     larger = dataclasses.replace(settings, seeds=9)
     running.run(settings, tmp_path / "run")
+    second = (tmp_path / "run" / "dyson-0.2").rename(tmp_path / "second")
+    with pytest.raises(
+        dj.StoreError, match=r"1 blocks are not finished of 2: dyson-0\.2:all; continue with dysonjax s"
+    ):
+        running.load(tmp_path / "run")
+    second.rename(tmp_path / "run" / "dyson-0.2")
     go = ScanJob.run
 
     def stop(self, *arguments, **options):

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.table import Table
 
+from dysonjax.core.tables import Table
 from dysonjax.experiments.linear_scaling.experiment import TITLES, Ensemble, ScalingRun
 from dysonjax.experiments.tables import plain_table
 from dysonjax.models import GaussianRBM
