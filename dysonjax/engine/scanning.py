@@ -19,7 +19,7 @@ from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import Plan, Scan, extended, prepare, replicas_of
 from dysonjax.runtime import team as teams
 from dysonjax.runtime.devices import Devices, warn_of_idle_cores
-from dysonjax.runtime.progress import Bar, progress_bar
+from dysonjax.runtime.progress import Bar, in_notebook, progress_bar
 from dysonjax.runtime.team import WHOLE, Share
 from dysonjax.storage import locations
 from dysonjax.storage.metadata import origin, provenance
@@ -82,7 +82,8 @@ def scan(
     Returns:
         Levels and observables [grid axes, snapshot, …], of `Points` [point, snapshot, …], and `diverged_step`: the
         update after which a replica was no longer finite (if only its levels are not, the next snapshot), −1 if it
-        stayed finite. Such a replica is held at its last finite state.
+        stayed finite. Such a replica is held at its last finite state. Interrupted in a notebook, it returns what is
+        finished; other replicas are NaN, their `diverged_step` is −2.
 
     Raises:
         InputError: a bad argument.
@@ -94,7 +95,7 @@ def scan(
     """
     where = None if out is None else locations.place(out)
     job = ScanJob(dynamics, grid, steps, key, dt, snapshots, observables, paired)
-    return job.run(where, share, progress, block_size, lambda: _remember_own(where), extend, devices)
+    return job.run(where, share, progress, block_size, lambda: _remember_own(where), extend, devices, partial=True)
 
 
 def _remember_own(place: Path | None) -> None:
@@ -125,8 +126,12 @@ class ScanJob(Scan):
         before: Callable[[], None] = lambda: None,
         extend: bool = False,
         devices: Devices | None = None,
+        partial: bool = False,
     ) -> "xr.Dataset":
-        """Compute it, or continue what `place` holds; see `engine.jobs.Job`."""
+        """Compute it, or continue what `place` holds; see `engine.jobs.Job`.
+
+        `partial`: when it is interrupted in a notebook, return what is finished.
+        """
         # xarray and zarr take a second of start-up
         from dysonjax.storage.dataset import assembled
         from dysonjax.storage.extensions import unfinished
@@ -147,21 +152,32 @@ class ScanJob(Scan):
                 self.cost - self.steps * sum(rows.stop - rows.start for _, _, rows in (blocks[n] for n in left))
             )
             own, began = team.share_bar(bar), (time.monotonic(), time.process_time())
-            for number in team.deal(left):
-                i, bucket, rows = blocks[number]
-                one, replicas = stores[i], laid[i]
-                values = simulate(
-                    self.dynamics, replicas.keys(bucket, rows), replicas.hyper(bucket, rows),
-                    self.steps, snapshots=planned.marks, observables=planned.observables, devices=planned.devices,
-                    tile=planned.tile, block_size=min(one.block_size, replicas.count), on_progress=own.advance,
-                )  # fmt: skip
-                one.write(bucket, rows, values)
-                if team.count == share.count == 1:
-                    warn_of_idle_cores(planned.devices, began)
-            team.meet()
-            for one in stores if team.first else ():
-                one.finish()
+            interrupted = False
+            try:
+                for number in team.deal(left):
+                    i, bucket, rows = blocks[number]
+                    one, replicas = stores[i], laid[i]
+                    values = simulate(
+                        self.dynamics, replicas.keys(bucket, rows), replicas.hyper(bucket, rows),
+                        self.steps, snapshots=planned.marks, observables=planned.observables, devices=planned.devices,
+                        tile=planned.tile, block_size=min(one.block_size, replicas.count), on_progress=own.advance,
+                    )  # fmt: skip
+                    one.write(bucket, rows, values)
+                    if team.count == share.count == 1:
+                        warn_of_idle_cores(planned.devices, began)
+            except KeyboardInterrupt:
+                if not (partial and in_notebook()):
+                    raise
+                interrupted = True
+            if not interrupted:
+                team.meet()
+                for one in stores if team.first else ():
+                    one.finish()
         dataset = assembled(stores, planned.header.asked)
+        if interrupted:
+            missing = int((dataset.diverged_step == -2).sum())
+            again = "" if place is None else "; the same call goes on"
+            log.warning("interrupted: %d of %d replicas are not computed%s", missing, self.grid.size, again)
         if team.first:
             _warn_of_lost(dataset)
         return self._without_dt(dataset)

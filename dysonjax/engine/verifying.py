@@ -148,6 +148,7 @@ def _computed(planned: Plan, one: _Block) -> dict[str, np.ndarray]:
     return simulate(
         planned.scan.dynamics, keys[one.chosen], chosen, planned.scan.steps, snapshots=planned.marks,
         observables=planned.observables, devices=planned.devices, tile=planned.tile,
+        block_size=min(one.store.block_size, one.replicas.count),
     )  # fmt: skip
 
 

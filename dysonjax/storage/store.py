@@ -44,19 +44,19 @@ class Store:
         self.directory, self.name = directory, name
         with reading(directory):
             self._group = zarr.open_group(access, mode="r+" if writable else "r", use_consolidated=False)
-            self.access = access = self._group.store  # type: ignore[assignment]  # a read-only copy of it
+            self.access: Access = self._group.store  # type: ignore[assignment]  # the same, or a read-only copy
             attributes = dict(self._group.attrs)
             self.format = attributes.get("format")
             self.expect_format(writable)
             if self.format == FORMAT and attributes.pop("checksum", None) != digest(attributes):
-                raise StoreError(access.damaged("zarr.json", "was changed after it was written"))
+                raise StoreError(self.access.damaged("zarr.json", "was changed after it was written"))
             self.header = Header(**unpacked(attributes["header"]))
             if not (isinstance(self.header.experiment, dict) and isinstance(self.header.axes, dict)):
                 raise TypeError("header")
             self.origin = {name: value for name, value in attributes.items() if name not in ("format", "header")}
             self.identity = digest(attributes["header"])
             self.lists = Lists(self._beside("blocks"))
-            access.expected = self._expected
+            self.access.expected = self._expected
             self.sessions = self._sessions()
             self.header = self.header._replace(provenance=[*self.header.provenance, *self.sessions.values()])
         self._session = ""

@@ -119,6 +119,28 @@ def test_what_was_run_on_what_is_readable_text(finished):
     assert group["command"]
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_interrupted_in_a_notebook_it_gives_back_what_is_finished(whole, tmp_path, monkeypatch, count, caplog, stored):
+    def stop(self, *block):
+        if len(count) == 18:
+            raise KeyboardInterrupt
+        write(self, *block)
+
+    write, out = store.Store.write, tmp_path / "run" if stored else None
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Store, "write", stop)
+        patch.setattr(module, "in_notebook", lambda: True)
+        part = run(out)
+    kept = part.diverged_step != -2
+    assert int(kept.sum()) == 17 * BLOCK
+    assert_same(whole.where(kept), part.where(kept), ["levels", "x"])
+    assert f"interrupted: {13 * BLOCK} of 480 replicas are not computed" in caplog.text
+    if stored:
+        assert_same(part, dj.open(tmp_path / "run"))
+        assert_same(whole, run(out))
+        assert count == [BLOCK] * (18 + 13)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_interrupted_between_blocks_and_continued(whole, tmp_path, monkeypatch, count, error):
     write = store.Store.write
