@@ -138,15 +138,17 @@ def _read(name: str, command: Callable[..., Any], words: Sequence[str], text: st
     def deferred(*args: Any, **options: Any) -> Callable[[], Any]:
         return functools.partial(command, *args, **options)
 
-    said = io.StringIO()
+    said, helped = io.StringIO(), io.StringIO()
+    shown = contextlib.redirect_stdout(helped) if os.environ.get("NO_COLOR") else contextlib.nullcontext()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), shown:  # tyro knows no NO_COLOR
             return tyro.cli(
                 deferred, prog=f"dysonjax {name}", args=[*words], config=(tyro.conf.FlagCreatePairsOff,),
                 description=_first_part(text), registry=REGISTRY,
             )  # fmt: skip
     except SystemExit as stop:
         if not stop.code:
+            sys.stdout.write(helped.getvalue())
             raise
         words = _first_words(said.getvalue()).replace("settings.", "").rstrip(".")
         raise InputError(f"{words}; see dysonjax {name} --help") from None

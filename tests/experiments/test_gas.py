@@ -1,6 +1,7 @@
 """`dysonjax simulate`: a gas from the command line to table and figures."""
 
 import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -125,7 +126,7 @@ def test_rectangular_matrices_have_their_own_reference():
         assert abs(found.value - 1) < 3 * found.error < 0.2
 
 
-def row(balance, error, temperature=1.0, count=512):
+def row(balance, error, temperature=1.0, count=512) -> Any:
     """Of the statistics what the advice looks at."""
     return types.SimpleNamespace(
         temperature=temperature, balance=Estimate(balance, error, count), diverged=0, violations=0
