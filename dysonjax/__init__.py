@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dysonjax.engine.loop import simulate
     from dysonjax.engine.scanning import scan
     from dysonjax.experiments.langevin_validity.assessment import validity
+    from dysonjax.experiments.reading import open_run as open
+    from dysonjax.experiments.reading import verify
     from dysonjax.runtime.compile_cache import use_compile_cache
     from dysonjax.runtime.devices import use_all_cores
     from dysonjax.runtime.team import Share
@@ -52,6 +54,7 @@ __all__ = [
     "merge",
     "models",
     "observables",
+    "open",
     "scaling",
     "scan",
     "schemes",
@@ -62,6 +65,7 @@ __all__ = [
     "use_all_cores",
     "use_compile_cache",
     "validity",
+    "verify",
 ]
 
 _HOMES = {
@@ -88,6 +92,7 @@ _HOMES = {
     "merge": "dysonjax.storage.merging:merge",
     "models": "dysonjax.models",
     "observables": "dysonjax.core.observables",
+    "open": "dysonjax.experiments.reading:open_run",
     "scaling": "dysonjax.spectra.multiplets",
     "scan": "dysonjax.engine.scanning:scan",
     "schemes": "dysonjax.dynamics.dyson_schemes",
@@ -96,11 +101,12 @@ _HOMES = {
     "spectra": "dysonjax.spectra",
     "svag": "dysonjax.dynamics.variance_amplified:svag",
     "use_all_cores": "dysonjax.runtime.devices:use_all_cores",
+    "verify": "dysonjax.experiments.reading:verify",
     "use_compile_cache": "dysonjax.runtime.compile_cache:use_compile_cache",
     "validity": "dysonjax.experiments.langevin_validity.assessment:validity",
 }
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if not TYPE_CHECKING:  # or a type checker would accept any name
     __getattr__, __dir__ = public(__name__, _HOMES)

@@ -40,6 +40,8 @@ ADDED: Mapping[str, str] = {}
 EXPECTED: Mapping[str, str] = {
     "* bulk_ks": "one Kolmogorov-Smirnov distance in place of four, rounded otherwise (10⁻¹⁶)",
     "* bulk_p": "of that distance",
+    "ensembles hermite_levels": "one generator of gamma numbers in place of two: another stream, equal in law",
+    "ensembles laguerre_levels": "as hermite_levels",
 }
 """What may differ between OLD and NEW: a pattern of "run array", and why."""
 

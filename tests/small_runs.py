@@ -57,7 +57,11 @@ def command(*words: str, out: Path) -> dict[str, np.ndarray]:
     for store in sorted(out.rglob("*.zarr")):
         job = store.relative_to(out).parent.as_posix()
         group = zarr.open_group(store, mode="r")
-        found |= {f"{job}/{name}".removeprefix("./"): np.asarray(array[...]) for name, array in group.arrays()}
+        arrays = dict(group.arrays())
+        # marks of finished blocks in format 1, hyper-parameters in format 2: no numbers that were computed
+        around = {"finished", *" ".join(array.attrs.get("coordinates", "") for array in arrays.values()).split()}
+        kept = {name: array for name, array in arrays.items() if name not in around}
+        found |= {f"{job}/{name}".removeprefix("./"): np.asarray(array[...]) for name, array in kept.items()}
     for weights in sorted(out.glob("*.npz")):
         found |= {f"{weights.stem}/{name}": value for name, value in np.load(weights).items()}
     numbers = re.findall(r"[-−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", (out / "report.txt").read_text())

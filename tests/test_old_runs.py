@@ -1,4 +1,4 @@
-"""Runs that an older version made are still shown, read, finished and merged; see tests/data/README.md.
+"""Runs that other versions made: format 1 is shown and read, format 2 also finished and merged; tests/data/README.md.
 
 Only the command line and what `import dysonjax` offers is used here, so that these tests outlive every module. The
 settings of a user's own scan are kept here, too.
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from flax import nnx
 from matplotlib.figure import Figure
@@ -23,7 +24,8 @@ from matplotlib.figure import Figure
 import dysonjax as dj
 from dysonjax.cli.app import main
 
-KEPT = Path(__file__).parent / "data" / "format-1"
+DATA = Path(__file__).parent / "data"
+OLD, KEPT = DATA / "format-1", DATA / "format-2"
 TEXT = "rain.txt"
 """What the kept GPTs were trained on, beside them; a run knows it by this name in the current directory."""
 NUMBER = re.compile(r"(?<![\w.])[-−+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
@@ -110,17 +112,18 @@ def unit(number: re.Match[str]) -> float:
     return 10.0 ** (int(exponent or 0) - decimals) if decimals or exponent or behind_digit else 0.0
 
 
-def kept_files(name: str) -> dict[str, bytes]:
-    """The files of a kept run; without the record of its sessions, to which a later one is added."""
-    with zipfile.ZipFile(KEPT / f"{name}.zip") as archive:
-        return {n: archive.read(n) for n in archive.namelist() if not n.endswith("config.json")}
+def kept_files(name: str, kept: Path = KEPT) -> dict[str, bytes]:
+    """The files of a kept run."""
+    with zipfile.ZipFile(kept / f"{name}.zip") as archive:
+        return {n: archive.read(n) for n in archive.namelist()}
 
 
-def assert_kept(run: Path, name: str) -> None:
-    """Every file that a run has had is as it was."""
-    files = kept_files(name)
+def assert_kept(run: Path, name: str, kept: Path = KEPT) -> None:
+    """Every file that a run has had is as it was, but for the metadata of a group that has since been finished."""
+    files = kept_files(name, kept)
     assert files
-    assert [n for n, content in files.items() if (run / n).read_bytes() != content] == []
+    changed = [n for n, content in files.items() if (run / n).read_bytes() != content]
+    assert [n for n in changed if not n.endswith("store.zarr/zarr.json")] == []
 
 
 def assert_near(found: np.ndarray, wanted: np.ndarray, rtol: float = 1e-3) -> None:
@@ -139,22 +142,65 @@ def somewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).write_bytes(b""))
 
 
-def test_every_kind_is_kept_and_nothing_of_the_machine():
+@pytest.mark.parametrize("kept", [OLD, KEPT], ids=lambda kept: kept.name)
+def test_every_kind_is_kept_and_nothing_of_the_machine(kept):
     for kind in ("zip", "txt"):
-        assert sorted(p.stem for p in KEPT.glob(f"*.{kind}") if p.name != TEXT) == NAMES
-    assert sum(p.stat().st_size for p in KEPT.parent.rglob("*") if p.is_file()) < 2**21
+        assert sorted(p.stem for p in kept.glob(f"*.{kind}") if p.name != TEXT) == NAMES
+    assert sum(p.stat().st_size for p in kept.rglob("*") if p.is_file()) < 2**21
     for name in NAMES:
-        assert not re.search(r"(^|[\s:])/\w|\d{4}-\d\d-\d\d|s left", (KEPT / f"{name}.txt").read_text())
-        assert not [
-            n for n, content in kept_files(name).items() if re.search(rb"/(home|root|tmp|work|Users)/", content)
-        ]
+        assert not re.search(r"(^|[\s:])/\w|\d{4}-\d\d-\d\d|s left", (kept / f"{name}.txt").read_text())
+        files = kept_files(name, kept)
+        assert not [n for n, content in files.items() if re.search(rb"/(home|root|tmp|work|Users)/", content)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_report_says_what_it_said(name):
-    run = unpack(name)
-    assert differences(report(), (KEPT / f"{name}.txt").read_text()) == []
-    assert_kept(run, name)
+@pytest.mark.parametrize("kept", [OLD, KEPT], ids=lambda kept: kept.name)
+def test_report_says_what_it_said(name, kept):
+    run = unpack(name, kept=kept)
+    assert differences(report(), (kept / f"{name}.txt").read_text()) == []
+    assert_kept(run, name, kept)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("gpt") or name == "gpt-grid"])
+@pytest.mark.parametrize("kept", [OLD, KEPT], ids=lambda kept: kept.name)
+def test_what_was_computed_is_read_bit_for_bit(name, kept):
+    """Finished or not; a run of several jobs is a tree, whose arrays are kept by FOLDER/NAME."""
+    run, wanted = unpack(name, kept=kept), np.load(kept / f"{name}.npz")
+    found = dj.open(run)
+    nodes = {"": found} if isinstance(found, xr.Dataset) else {f"{n.path[1:]}/": n.to_dataset() for n in found.leaves}
+    values = {f"{folder}{v}": ds[v].values for folder, ds in nodes.items() for v in ds.variables}
+    assert {v for v in values if v.endswith("diverged_step")} == {
+        v for v in wanted.files if v.endswith("diverged_step")
+    }
+    assert len(values.keys() & {*wanted.files}) > len(nodes)
+    for variable in values.keys() & {*wanted.files}:
+        assert values[variable].dtype == wanted[variable].dtype
+        assert values[variable].tobytes() == wanted[variable].tobytes()
+    assert_kept(run, name, kept)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: told("gas", "--resume", "gas-unfinished"),
+    lambda: told("gas", "--extend", "gas", "--seeds", "16"),
+    lambda: told("merge", "RUN", "gas-part-0", "gas-part-1"),
+])  # fmt: skip
+def test_format_1_is_not_written(call):
+    for name in ("gas", "gas-unfinished", "gas-part-0", "gas-part-1"):
+        unpack(name, name, OLD)
+    code, _, err = call()
+    assert code == 1
+    assert "was written by dysonjax 0.1, which alone can continue, extend or merge it" in err
+    assert err.count("\n") == 1
+    assert not Path("RUN").exists()
+    for name in ("gas", "gas-unfinished", "gas-part-0", "gas-part-1"):
+        assert_kept(Path(name), name, OLD)
+
+
+def test_a_users_scan_of_format_1_is_not_written():
+    unpack("user", kept=OLD)
+    with pytest.raises(dj.StoreError, match="was written by dysonjax"):
+        users_scan("RUN")
+    assert not dj.verify("RUN").damage
 
 
 @pytest.mark.parametrize(
@@ -171,22 +217,6 @@ def test_report_says_what_it_said(name):
 )  # fmt: skip
 def test_a_changed_report_is_noticed(said, found):
     assert differences(said, "│ 8 gases, 1.42(20), 3.0e-02 │ nan") == found
-
-
-def test_a_users_scan_is_read_bit_for_bit():
-    """A finished scan by the same call, an unfinished one by that of the share that it has; neither computes."""
-    for name, share in (("user", dj.Share(0, 1)), ("user-unfinished", dj.Share(0, 2))):
-        run = unpack(name, name)
-        before = sorted(run.rglob("*"))
-        ds, wanted = users_scan(run, share), np.load(KEPT / f"{name}.npz")
-        assert {*ds.variables} == {*wanted.files}
-        for variable in wanted.files:
-            assert ds[variable].dtype == wanted[variable].dtype
-            assert ds[variable].values.tobytes() == wanted[variable].tobytes()
-        assert (ds.diverged_step.values == -2).mean() == (0 if name == "user" else 0.25)
-        assert not (ds.diverged_step.sel(learning_rate=1e12) == -1).any()
-        assert sorted(run.rglob("*")) == before
-        assert_kept(run, name)
 
 
 def test_a_users_scan_goes_on():
@@ -207,7 +237,7 @@ def resumed(name: str, *command: str, rtol: float = 1e-3) -> None:
     run, twin = unpack(f"{name}-unfinished"), unpack(name, "twin")
     assert told(*command)[0] == 0
     assert_kept(run, f"{name}-unfinished")
-    stores = sorted(p.parent for p in twin.rglob("zarr.json") if (p.parent / "finished").is_dir())
+    stores = sorted(twin.rglob("store.zarr"))
     assert stores
     for store in stores:
         found, wanted = zarr.open_group(run / store.relative_to(twin), mode="r"), zarr.open_group(store, mode="r")
@@ -253,25 +283,24 @@ def test_parts_are_merged_into_the_whole():
     code, out, _ = told("merge", "RUN", "part-0", "part-1")
     assert (code, out.split()[0]) == (0, "4")
     assert differences(report(), (KEPT / "gas.txt").read_text()) == []
-    files = {n: content for n, content in kept_files("gas").items() if "session-" not in n}
-    numbers = [n for n in files if "/c/" in n]
+    numbers = {n: content for n, content in kept_files("gas").items() if "/c/" in n}
     assert len(numbers) > 4
-    assert [n for n in numbers if Path("RUN", n).read_bytes() != files[n]] == []
+    assert [n for n, content in numbers.items() if Path("RUN", n).read_bytes() != content] == []
 
 
 def test_the_script_that_makes_them_works(monkeypatch, tmp_path):
     from tests.data import make  # it uses the package's modules, these tests do not
 
     monkeypatch.setattr(make, "RUNS", {"gas-unfinished": make.RUNS["gas-unfinished"]})
-    make.make(tmp_path / "format-2")
-    assert {p.name for p in (tmp_path / "format-2").iterdir()} == {
+    make.make(tmp_path / "format-3")
+    assert {p.name for p in (tmp_path / "format-3").iterdir()} == {
         TEXT, "made.json", "gas-unfinished.zip", "gas-unfinished.txt", "gas-unfinished.npz",
     }  # fmt: skip
     assert (
         differences(
-            (tmp_path / "format-2" / "gas-unfinished.txt").read_text(), (KEPT / "gas-unfinished.txt").read_text()
+            (tmp_path / "format-3" / "gas-unfinished.txt").read_text(), (KEPT / "gas-unfinished.txt").read_text()
         )
         == []
     )
-    run = unpack("gas-unfinished", kept=tmp_path / "format-2")
-    assert (run / "config.json").is_file()
+    run = unpack("gas-unfinished", kept=tmp_path / "format-3")
+    assert (run / "blocks" / "0.0.json").is_file()

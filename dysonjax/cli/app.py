@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, version
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,13 @@ class Failed(Exception):
 
 OTHERS = tuple(
     EntryPoint(name, f"dysonjax.cli.{place}:{name}", GROUP)
-    for name, place in (("reproduce", "runs"), ("report", "runs"), ("merge", "runs"), ("analyze", "weights"))
+    for name, place in (
+        ("reproduce", "runs"),
+        ("report", "runs"),
+        ("merge", "runs"),
+        ("verify", "runs"),
+        ("analyze", "weights"),
+    )
 )
 """Commands that belong to no experiment."""
 NO_CACHE = "--no-compile-cache"
@@ -82,22 +88,41 @@ def _chosen(words: Sequence[str]) -> Callable[[], Any]:
     if name in kinds():
         from dysonjax.cli.runs import command_of, extension_of, resumption_of
 
-        if _given("--resume", rest) is not None:
-            command = resumption_of(name)
-        elif (extended := _given("--extend", rest)) and not {"-h", "--help"} & {*rest}:
-            command = extension_of(name, extended)
+        made, called = target.options(), name
+        if isinstance(made, Mapping) and rest and rest[0] in made:
+            called, made = f"{name} {rest[0]}", made[rest.pop(0)]
+        several = isinstance(made, Mapping)
+        asks = {"-h", "--help"} & {*rest}
+        if _given("--resume", rest) is not None and not (several and asks):
+            command = resumption_of(name, target if several else made)
+        elif (extended := _given("--extend", rest)) and not asks:
+            command = extension_of(name, extended, target if several else made)
+        elif several:
+            return _several(name, made, rest, target.__doc__ or "")
         else:
-            command = command_of(name, target.options())
-        return _read(name, command, rest, target.__doc__ or "")()
+            command, target = command_of(name, made), made
+        return _read(called, command, rest, target.__doc__ or "")()
     if name in {entry.name for entry in COMMANDS}:
         asked = _read(name, target, rest, target.__doc__ or "")
         return lambda: _said(asked())
     return _read(name, target, rest, target.__doc__ or "")
 
 
+def _several(name: str, made: Mapping[str, Any], words: Sequence[str], text: str) -> Callable[[], Any]:
+    """What there is to choose from, where an experiment has several classes of settings and none was named."""
+    if not {"-h", "--help"} & {*words}:
+        found = repr(words[0]) if words else "none"
+        raise InputError(f"{name} = {found}: expected one of {', '.join(made)}; see dysonjax {name} --help")
+    width = max(map(len, made))
+    rows = [f"  {one:{width}}  {(of.__doc__ or '').splitlines()[0]}" for one, of in made.items()]
+    usage = f"usage: dysonjax {name} {{{','.join(made)}}} [OPTIONS]; dysonjax {name} {next(iter(made))} --help"
+    said = "\n".join([usage, "", _first_part(text), "", *rows, ""])
+    return lambda: sys.stdout.write(said)
+
+
 def _given(option: str, words: Sequence[str]) -> str | None:
     """The value of an option, "" where it has none, None where it is not there."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word.split("=")[0] == option:
             return word.partition("=")[2] or following
     return None
@@ -129,11 +154,9 @@ def _read(name: str, command: Callable[..., Any], words: Sequence[str], text: st
 
 def _said(report: Any) -> None:
     """Print what a command without a run has found."""
-    from rich.console import Console
+    from dysonjax.cli.console import tell
 
-    screen = Console() if sys.stdout.isatty() else Console(width=report.width)
-    for part in report.said:
-        screen.print(part, highlight=False)
+    tell(report)
     if report.failed:
         raise Failed(report.failed)
 

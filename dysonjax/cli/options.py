@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -17,6 +17,10 @@ from dysonjax.storage.locations import place
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
 """Tuples of numbers or words as one word of the command line."""
+
+
+Format = Literal["plain", "csv", "json", "markdown"]
+"""How a report is printed."""
 
 
 def _path(words: Sequence[str]) -> Path:

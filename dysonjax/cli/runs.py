@@ -1,22 +1,19 @@
 """The commands about runs: one for every experiment, and `report`, `merge` and `reproduce` for all of them."""
 
+import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
-from dysonjax.cli.options import HERE, Machines, Place, Where
-from dysonjax.core.errors import InputError, require
-from dysonjax.experiments.base import Experiment
+from dysonjax.cli.console import clear, say, show, tell
+from dysonjax.cli.options import HERE, Format, Machines, Place, Where
+from dysonjax.core.errors import InputError, StoreError, require
+from dysonjax.experiments.base import Experiment, Report
 from dysonjax.runtime.team import Team
 from dysonjax.storage import locations
-
-WIDTH = 150
-"""Columns of a table where there is no terminal to ask."""
 
 
 def command_of(kind: str, make: Callable[..., Experiment]) -> Callable[..., Callable[[], None]]:
@@ -46,7 +43,7 @@ def command_of(kind: str, make: Callable[..., Experiment]) -> Callable[..., Call
     return command
 
 
-def resumption_of(kind: str) -> Callable[..., Callable[[], None]]:
+def resumption_of(kind: str, made: Any) -> Callable[..., Callable[[], None]]:
     """The command of an experiment with --resume, which takes no settings."""
 
     def command(resume: Place, machines: Where = HERE) -> Callable[[], None]:
@@ -56,17 +53,17 @@ def resumption_of(kind: str) -> Callable[..., Callable[[], None]]:
             resume: the run's directory.
             machines: on which machines.
         """
-        return lambda: _resume(kind, resume, machines)
+        return lambda: _resume(kind, made, resume, machines)
 
     return command
 
 
-def extension_of(kind: str, run: str) -> Callable[..., Callable[[], None]]:
+def extension_of(kind: str, run: str, made: Any) -> Callable[..., Callable[[], None]]:
     """The command of an experiment with --extend: its options are the settings, by default those of that run."""
-    from dysonjax.experiments import running
 
-    found = _of_kind(kind, locations.place(run), "extend")
-    own = functools.partial(type(found), **running.settings(found))
+    found = _of_kind(kind, made, locations.place(run), "extend")
+    given = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.init}  # type: ignore[arg-type]
+    own = functools.partial(type(found), **given)
 
     def command(
         settings: Annotated[Any, tyro.conf.arg(constructor=own), tyro.conf.OmitArgPrefixes],
@@ -86,16 +83,37 @@ def extension_of(kind: str, run: str) -> Callable[..., Callable[[], None]]:
     return command
 
 
-def report(run: Annotated[Place, tyro.conf.Positional]) -> None:
+def report(run: Annotated[Place, tyro.conf.Positional], format: Format = "plain") -> None:
     """Show a run's table and figures again from its store, without computing.
 
     Args:
         run: the run's directory.
+        format: in another one than plain the tables are printed, and nothing is written into the run's directory.
     """
-    from dysonjax.cli.console import show
     from dysonjax.experiments import running
 
-    show(run, running.report(run))
+    found = running.report(run)
+    if format == "plain":
+        show(run, found)
+    else:
+        tell(found, format)
+
+
+def verify(run: Annotated[Place, tyro.conf.Positional], repair: bool = False, recompute: str = "0") -> None:
+    """Read every byte of a run, and compute some of its replicas again.
+
+    Args:
+        run: the run's directory.
+        repair: make damaged blocks unfinished; --resume computes them again.
+        recompute: how many replicas of each scan are drawn, computed again and compared, or all.
+    """
+    from dysonjax.experiments import reading
+
+    found = reading.verify(run, recompute=int(recompute) if recompute.isdigit() else recompute, repair=repair)
+    for line in found.said:
+        say(line)
+    if found.damage or found.different:
+        raise StoreError(f"{run}: {len(found.damage)} faults, {len(found.different)} differences")
 
 
 def merge(parts: Annotated[list[str], tyro.conf.Positional], out: Place | None = None) -> None:
@@ -111,7 +129,7 @@ def merge(parts: Annotated[list[str], tyro.conf.Positional], out: Place | None =
         require(len(parts) > 1, "parts", parts, "the whole run's directory and those of its parts, or --out")
         out, parts = locations.place(parts[0]), parts[1:]
     blocks = merge_parts(out, parts)
-    Console().print(f"{blocks} blocks in {out}; table and figures: dysonjax report {out}", highlight=False)
+    say(f"{blocks} blocks in {out}; table and figures: dysonjax report {out}")
 
 
 def reproduce(
@@ -135,7 +153,7 @@ def reproduce(
     with machines.team() as team:  # one for all runs
         for name, experiment in recipes.recipes(paper, full).items():
             if team.first:
-                Console().print(f"{recipes.PAPERS[paper]}: {name}", highlight=False)
+                say(f"{recipes.PAPERS[paper]}: {name}")
             compute(experiment, place / name, overwrite, machines, "the same command")
 
 
@@ -161,15 +179,17 @@ def compute(
             report(out)
 
 
-def _resume(kind: str, place: Path, machines: Machines) -> None:
-    compute(_of_kind(kind, place, "resume"), place, False, machines, f"dysonjax {kind} --resume {place}")
+def _resume(kind: str, made: Any, place: Path, machines: Machines) -> None:
+    compute(_of_kind(kind, made, place, "resume"), place, False, machines, f"dysonjax {kind} --resume {place}")
 
 
-def _of_kind(kind: str, place: Path, option: str) -> Experiment:
+def _of_kind(kind: str, made: Any, place: Path, option: str) -> Experiment:
     from dysonjax.experiments import running
 
     found = running.experiment_of(place)
     require(found.kind == kind, option, str(place), f"a run of dysonjax {kind}, this is one of {found.kind}")
+    if isinstance(made, type):
+        require(isinstance(found, made), option, str(place), f"a run of {made.__name__}, not {type(found).__name__}")
     return found
 
 
@@ -177,8 +197,6 @@ def _clear(out: Path, team: Team, machines: Machines) -> None:
     """Remove an earlier run, once for all processes."""
     if machines.shard is not None:
         raise InputError("overwrite = True: expected no --overwrite with --shard, others may be at work there")
-    from dysonjax.cli.console import clear
-
     team.one_first(lambda: clear(out) if team.first else None)
 
 
@@ -188,8 +206,7 @@ def _say_what_it_takes(experiment: Experiment, out: Path, machines: Machines, ex
 
     processes = (machines.processes or 1) * machines.share.count
     found = running.forecasts(experiment, out, shares=processes, block_size=machines.block_size, extend=extend)
-    screen = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    screen.print(table(found, processes))
+    tell(Report([table(found, processes)]))
 
 
 def _told_missing(out: Path, machines: Machines) -> bool:
@@ -198,9 +215,8 @@ def _told_missing(out: Path, machines: Machines) -> bool:
 
     missing, total = running.unfinished(out)
     if missing:
-        Console().print(
+        say(
             f"Shard {machines.share} is finished. Of the run's {total} blocks, those of other shards are missing in "
-            f"{out}: {listed(missing)}. When all are done: dysonjax report {out}, or dysonjax merge OUT PART… first.",
-            highlight=False,
+            f"{out}: {listed(missing)}. When all are done: dysonjax report {out}, or dysonjax merge OUT PART… first."
         )  # fmt: skip
     return bool(missing)

@@ -1,19 +1,18 @@
 """The command about saved weights: `dysonjax analyze`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
+from dysonjax.cli.console import plain, tell
+from dysonjax.cli.options import Format
 from dysonjax.core.errors import StoreError
+from dysonjax.experiments.base import Report
 from dysonjax.runtime.progress import progress_bar
 
 PARTS = 10_000
 """Of the progress bar, which learns the number of matrices on the way."""
-WIDTH = 200
-"""Columns of the table where there is no terminal to ask."""
 
 
 def analyze(
@@ -23,6 +22,7 @@ def analyze(
     vectors: bool = False,
     key: int = 0,
     out: Path | None = None,
+    format: Format = "plain",
 ) -> None:
     """What the spectra of saved weights say: bulk, outliers, tails and spacings, one row for each matrix.
 
@@ -33,6 +33,7 @@ def analyze(
         vectors: also the participation ratios of singular vectors, which takes twice as long.
         key: base of the random numbers of bootstraps.
         out: a directory for the table (`report.txt`) and all numbers (`spectra.csv`).
+        format: of the table that is printed.
     """
     from dysonjax.weights.spectral_report import analyze as report_of
     from dysonjax.weights.spectral_report import table
@@ -47,13 +48,12 @@ def analyze(
             told = PARTS * done // total
 
         ds = report_of(now, initial, pattern, vectors=vectors, key=key, progress=advance)
-    shown = table(ds)
-    (Console() if sys.stdout.isatty() else Console(width=WIDTH)).print(shown)
+    report = Report([table(ds)])
+    tell(report, format)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            with (out / "report.txt").open("w") as file:
-                Console(file=file, width=WIDTH).print(shown)
+            (out / "report.txt").write_text(plain(report))
             ds.to_dataframe().to_csv(out / "spectra.csv")
         except OSError as error:
             raise StoreError(f"{out}: cannot be written ({error.strerror or error})") from error

@@ -89,7 +89,9 @@ class Dynamics(ByValue):
       they decide shapes (one compilation for each value); all others are traced scalars;
     - `observables`: what is recorded besides the levels unless the caller says otherwise;
     - `tile`: how many replicas lie side by side on a CPU (0: the engine's choice);
-    - `config`: JSON that says what this is; a stored run is continued only by a dynamics with the same one.
+    - `config`: JSON that says what this is; a stored run is continued only by a dynamics with the same one. Its entry
+      `numerics` (1 where there is none) goes up by one when the same settings give other numbers than before: another
+      stream or order of random numbers, another order of summation.
 
     Two that were made alike are equal, as far as this package's functions go; a user's function equals itself alone.
     """

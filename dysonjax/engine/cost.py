@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
-from rich.table import Table
 from zarr.storage import MemoryStore
 
+from dysonjax.core.tables import Table
 from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import Plan, Scan, in_bytes, prepare
 from dysonjax.runtime.devices import Devices
 from dysonjax.storage import extensions, store
-from dysonjax.storage.metadata import LONG
+from dysonjax.storage.blocks import Access
 
 SECONDS = 1.0
 """How long the steps that are measured should take."""
@@ -140,10 +140,12 @@ def _compressed(values: dict[str, np.ndarray], snapshots: int) -> float:
 
 
 def _store_bytes(planned: Plan, compressed: float) -> int:
-    """Values, marks, and the metadata, in which the grid's axes stand three times."""
+    """Values; metadata, twice those of arrays; hyper-parameters; lists of blocks."""
     raw = planned.scan.grid.size * sum(math.prod(inner) * dtype.itemsize for inner, dtype in planned.arrays.values())
-    axes = sum(len(values) for values in planned.header.axes.values() if len(values) <= LONG)
-    return int(raw * compressed) + 10 * planned.blocks + 30 * axes + 1000 * len(planned.arrays) + 4000
+    kept: dict[str, Any] = {}
+    store.fill(Access(MemoryStore(kept)), planned.header, planned.arrays, planned.block_size, {})
+    around = sum(len(value) * (1 if "/c/" in key else 2) for key, value in kept.items())
+    return int(raw * compressed) + around + planned.blocks * (230 + 150 * len(planned.arrays))
 
 
 def table(forecasts: Sequence[Forecast], processes: int = 1) -> Table:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
 
 from dysonjax.runtime.progress import Bar
 from dysonjax.runtime.team import WHOLE, Share
@@ -11,6 +13,31 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from dysonjax.engine.cost import Forecast, Measured
+    from dysonjax.storage.damage import Damage
+
+
+class Verified(NamedTuple):
+    """What was found when a job's results were read, and computed again."""
+
+    damage: "Sequence[Damage]" = ()
+    blocks: int = 0
+    """Finished blocks, all of which were read."""
+    compared: int = 0
+    """Replicas that were computed again, and how many finished ones there are."""
+    replicas: int = 0
+    different: Sequence[str] = ()
+    """What is different of them."""
+    how: Sequence[str] = ()
+    """In what they were compared: "bit for bit", or what can be compared on another machine."""
+
+
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Are two arrays equal bit for bit, whatever the bits of a NaN?"""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if not np.issubdtype(one.dtype, np.inexact):
+        return bool(np.array_equal(one, other))
+    return bool(np.array_equal(one, other, equal_nan=True) and np.array_equal(np.signbit(one), np.signbit(other)))
 
 
 class Job(Protocol):
@@ -38,12 +65,22 @@ class Job(Protocol):
         """
         ...
 
-    def open(self, place: Path) -> "xr.Dataset":
-        """The results that `place` holds, finished or not, without computing; raises `StoreError`."""
+    def open(self, *places: Path, lazy: bool | None = None) -> "xr.Dataset":
+        """The results that `places` hold, parts of one run, finished or not; raises `StoreError`.
+
+        `lazy`: leave them on disk until they are looked at; by default only where they are many.
+        """
         ...
 
     def missing(self, place: Path) -> tuple[list[str], int]:
         """Names of the blocks that `place` lacks, and how many blocks there are."""
+        ...
+
+    def verify(self, place: Path, repair: bool = False, recompute: int = 0) -> "Verified":
+        """Read every byte that `place` holds.
+
+        `repair`: make damaged blocks unfinished. `recompute`: compute so many replicas again, and compare.
+        """
         ...
 
     def forecast(
@@ -88,13 +125,18 @@ class Results(Mapping[str, "xr.Dataset"]):
         return self.place / job.name if self.place is not None and job.name else self.place
 
     def missing(self, jobs: Sequence[Job]) -> tuple[list[str], int]:
-        """Names of blocks not yet computed, `job:block` in a run of several jobs, and how many blocks there are."""
+        """Names of blocks not yet computed, `job:block` in a run of several jobs, and how many blocks there are.
+
+        A job that was not begun counts as one block, `job:all`.
+        """
         names, total = [], 0
         for job in jobs:
             if job.name in self:
                 continue
             where = self.where(job)
-            blocks, count = job.missing(where) if where is not None else ([], 0)
+            if where is None:
+                continue
+            blocks, count = job.missing(where) if where.exists() else (["all"], 1)
             names += [f"{job.name}:{block}" if job.name else block for block in blocks]
             total += count
         return names, total

@@ -2,10 +2,11 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import PRNGKeyArray
 
@@ -13,14 +14,15 @@ from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable
 from dysonjax.engine.grid import Grid, Points
+from dysonjax.engine.jobs import Verified
 from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import Plan, Scan, extended, prepare, replicas_of
 from dysonjax.runtime import team as teams
-from dysonjax.runtime.devices import Devices
-from dysonjax.runtime.progress import Bar, progress_bar
+from dysonjax.runtime.devices import Devices, warn_of_idle_cores
+from dysonjax.runtime.progress import Bar, in_notebook, progress_bar
 from dysonjax.runtime.team import WHOLE, Share
 from dysonjax.storage import locations
-from dysonjax.storage.metadata import provenance
+from dysonjax.storage.metadata import origin, provenance
 from dysonjax.storage.records import OWN, recall, remember
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ def scan(
     Returns:
         Levels and observables [grid axes, snapshot, …], of `Points` [point, snapshot, …], and `diverged_step`: the
         update after which a replica was no longer finite (if only its levels are not, the next snapshot), −1 if it
-        stayed finite. Such a replica is held at its last finite state.
+        stayed finite. Such a replica is held at its last finite state. Interrupted in a notebook, it returns what is
+        finished; other replicas are NaN, their `diverged_step` is −2.
 
     Raises:
         InputError: a bad argument.
@@ -92,7 +95,7 @@ def scan(
     """
     where = None if out is None else locations.place(out)
     job = ScanJob(dynamics, grid, steps, key, dt, snapshots, observables, paired)
-    return job.run(where, share, progress, block_size, lambda: _remember_own(where), extend, devices)
+    return job.run(where, share, progress, block_size, lambda: _remember_own(where), extend, devices, partial=True)
 
 
 def _remember_own(place: Path | None) -> None:
@@ -123,8 +126,12 @@ class ScanJob(Scan):
         before: Callable[[], None] = lambda: None,
         extend: bool = False,
         devices: Devices | None = None,
+        partial: bool = False,
     ) -> "xr.Dataset":
-        """Compute it, or continue what `place` holds; see `engine.jobs.Job`."""
+        """Compute it, or continue what `place` holds; see `engine.jobs.Job`.
+
+        `partial`: when it is interrupted in a notebook, return what is finished.
+        """
         # xarray and zarr take a second of start-up
         from dysonjax.storage.dataset import assembled
         from dysonjax.storage.extensions import unfinished
@@ -144,29 +151,42 @@ class ScanJob(Scan):
             bar.advance(
                 self.cost - self.steps * sum(rows.stop - rows.start for _, _, rows in (blocks[n] for n in left))
             )
-            own = team.share_bar(bar)
-            for number in team.deal(left):
-                i, bucket, rows = blocks[number]
-                one, replicas = stores[i], laid[i]
-                values = simulate(
-                    self.dynamics, replicas.keys(bucket, rows), replicas.hyper(bucket, rows),
-                    self.steps, snapshots=planned.marks, observables=planned.observables, devices=planned.devices,
-                    tile=planned.tile, block_size=min(one.block_size, replicas.count), on_progress=own.advance,
-                )  # fmt: skip
-                one.write(bucket, rows, values)
-            team.meet()
+            own, began = team.share_bar(bar), (time.monotonic(), time.process_time())
+            interrupted = False
+            try:
+                for number in team.deal(left):
+                    i, bucket, rows = blocks[number]
+                    one, replicas = stores[i], laid[i]
+                    values = simulate(
+                        self.dynamics, replicas.keys(bucket, rows), replicas.hyper(bucket, rows),
+                        self.steps, snapshots=planned.marks, observables=planned.observables, devices=planned.devices,
+                        tile=planned.tile, block_size=min(one.block_size, replicas.count), on_progress=own.advance,
+                    )  # fmt: skip
+                    one.write(bucket, rows, values)
+                    if team.count == share.count == 1:
+                        warn_of_idle_cores(planned.devices, began)
+            except KeyboardInterrupt:
+                if not (partial and in_notebook()):
+                    raise
+                interrupted = True
+            if not interrupted:
+                team.meet()
+                for one in stores if team.first else ():
+                    one.finish()
         dataset = assembled(stores, planned.header.asked)
-        lost = int((dataset.diverged_step >= 0).sum())
-        if lost and team.first:
-            log.warning("%d of %d replicas became non-finite; see diverged_step", lost, self.grid.size)
+        if interrupted:
+            missing = int((dataset.diverged_step == -2).sum())
+            again = "" if place is None else "; the same call goes on"
+            log.warning("interrupted: %d of %d replicas are not computed%s", missing, self.grid.size, again)
+        if team.first:
+            _warn_of_lost(dataset)
         return self._without_dt(dataset)
 
-    def open(self, place: Path) -> "xr.Dataset":
-        """The results that `place` holds, finished or not."""
-        from dysonjax.storage.dataset import assembled
-        from dysonjax.storage.extensions import load_all
+    def open(self, *places: Path, lazy: bool | None = None) -> "xr.Dataset":
+        """The results that `places` hold, parts of one run, finished or not."""
+        from dysonjax.storage.extensions import open_all
 
-        return self._without_dt(assembled(load_all(place)))
+        return self._without_dt(open_all(places, lazy))
 
     def _without_dt(self, dataset: "xr.Dataset") -> "xr.Dataset":
         """A time step that was given for all is no axis."""
@@ -180,6 +200,13 @@ class ScanJob(Scan):
 
         return missing_blocks(load_all(place), self.grid.size)
 
+    def verify(self, place: Path, repair: bool = False, recompute: int = 0) -> Verified:
+        """Read every byte that `place` holds; see `engine.jobs.Job`."""
+        from dysonjax.engine.verifying import computed_again, read_through
+
+        found = read_through(place, repair)
+        return found if found.damage or not recompute else computed_again(self, place, recompute, found)
+
     def forecast(
         self, place: Path | None, known: "dict[str, Measured]", shares: int = 1, block_size: int | None = None,
         extend: bool = False,
@@ -190,18 +217,51 @@ class ScanJob(Scan):
         return forecast(self, self.name or str(place), place, known, shares, block_size, extend)
 
 
+def _warn_of_lost(dataset: "xr.Dataset") -> None:
+    """One line on the replicas that became non-finite, else on those that stayed finite and have a loss of NaN."""
+    step = dataset.diverged_step
+    if (lost := step >= 0).any():
+        first = _replica(step, step.where(lost).argmin(...))
+        log.warning(
+            "%d of %d replicas became non-finite, the first at %s after update %d%s; see diverged_step",
+            int(lost.sum()), step.size, _named(first), int(first),
+            "" if int(first) else " (data, loss or initial weights are not finite)",
+        )  # fmt: skip
+        return
+    for name, loss in dataset.items():
+        if not str(name).endswith("loss") or loss.dims != (*step.dims, "snapshot"):
+            continue
+        if (unknown := loss.isel(snapshot=-1).isnull() & (step == -1)).any():
+            log.warning(
+                "%s is NaN in %d of %d replicas with finite weights, the first at %s: do the data hold NaN?",
+                name, int(unknown.sum()), step.size, _named(_replica(step, unknown.argmax(...))),
+            )  # fmt: skip
+            return
+
+
+def _replica(values: "xr.DataArray", place: "Mapping[Any, xr.DataArray]") -> "xr.DataArray":
+    return values.isel({name: int(index) for name, index in place.items()})
+
+
+def _named(replica: "xr.DataArray") -> str:
+    """Hyper-parameters and seed of one replica."""
+    return ", ".join(f"{name} = {value.item():g}" for name, value in replica.coords.items())
+
+
 def _stores(place: Path | None, planned: Plan, extend: bool, before: Callable[[], None]) -> "list[Store]":
     """The stores of a job, those of its extensions among them, made where there are none."""
     from dysonjax.storage import extensions, store
 
     header, arrays, size = planned.header, planned.arrays, planned.block_size
+    by = origin(provenance(planned.devices))
     if place is None or not store.is_there(place):
         before()
-        return [store.create(place, header, arrays, size)]
+        return [store.create(place, header, arrays, size, origin=by)]
     stores = extensions.load_all(place, writable=True)
     lacking = extensions.missing_points(stores, header, extend)
     before()
     if not lacking:
         return stores
     added = extended(planned, Points(**lacking), [one.name for one in stores[1:]])
-    return [*stores, store.create(place, added, arrays, min(size, stores[0].block_size), extensions.name_of(added))]
+    size = min(size, stores[0].block_size)
+    return [*stores, store.create(place, added, arrays, size, extensions.name_of(added), by)]

@@ -9,11 +9,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from dysonjax.core.errors import require, whole
+from dysonjax.kernels.random_numbers import chi_squared
 from dysonjax.kernels.tridiagonal import bidiagonal_singular_values, tridiagonal_eigenvalues
 
 
@@ -54,32 +54,6 @@ def laguerre_levels(
     return _laguerre(key, jnp.asarray(beta, float), jnp.asarray(variance, float) / l, long, levels, tuple(shape))
 
 
-def gamma(key: PRNGKeyArray, a: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "*shape"]:
-    """Gamma numbers of shape parameter a > 0 (a broadcasts against `shape`), scale 1.
-
-    Marsaglia and Tsang (ACM TOMS 26, 363 (2000)), all numbers at once until each has been accepted; a sample depends
-    on its own draws only. `jax.random.gamma`, a loop for each number, takes several times as long on a CPU.
-    """
-    boosted = jnp.where(a < 1, a + 1, a)
-    d = boosted - 1 / 3
-    c = 1 / jnp.sqrt(9 * d)
-
-    def draw(state):
-        k, sample, accepted = state
-        of_normal, of_uniform = jax.random.split(jax.random.fold_in(key, k))
-        x = jax.random.normal(of_normal, shape)
-        v = (1 + c * x) ** 3
-        log_v = jnp.log(jnp.where(v > 0, v, 1))
-        fits = (v > 0) & (jnp.log(jax.random.uniform(of_uniform, shape)) < x * x / 2 + d * (1 - v + log_v))
-        return k + 1, jnp.where(accepted, sample, d * v), accepted | fits
-
-    start = (jnp.int32(1), jnp.zeros(shape), jnp.zeros(shape, bool))
-    sample = lax.while_loop(lambda state: ~jnp.all(state[2]), draw, start)[1]
-    # if G is of parameter a + 1, then G U^{1/a} is of parameter a
-    power = lambda: jnp.where(a < 1, jax.random.uniform(jax.random.fold_in(key, 0), shape) ** (1 / a), 1)  # noqa: E731
-    return sample * lax.cond(jnp.any(a < 1), power, lambda: jnp.ones(shape))
-
-
 @partial(jax.jit, static_argnames=("n", "shape"))
 def _hermite(key, beta, variance, n, shape):
     of_diagonal, of_off = jax.random.split(key)
@@ -98,7 +72,7 @@ def _laguerre(key, beta, scale, long, levels, shape):
 
 def _chi(key: PRNGKeyArray, freedom: Array, shape: tuple[int, ...]) -> Array:
     """χ numbers with `freedom` degrees of freedom."""
-    return jnp.sqrt(2 * gamma(key, freedom / 2, shape))
+    return jnp.sqrt(chi_squared(key[None], freedom[..., None], shape)[..., 0])
 
 
 def _check(beta: ArrayLike, variance: ArrayLike) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dysonjax.experiments.gas.experiment import GasRun
     from dysonjax.experiments.gpt.experiment import GPTRun
     from dysonjax.experiments.gpt.grid import GPTScalingRun
-    from dysonjax.experiments.linear_scaling.experiment import ScalingRun
+    from dysonjax.experiments.linear_scaling.experiment import LinearScaling, RBMScaling, TeacherStudentScaling
     from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
     from dysonjax.experiments.running import load, report, run
 
@@ -25,11 +25,13 @@ __all__ = [
     "GPTScalingRun",
     "GasRun",
     "Job",
+    "LinearScaling",
     "PhaseDiagram",
+    "RBMScaling",
     "Report",
     "Results",
-    "ScalingRun",
     "ScanJob",
+    "TeacherStudentScaling",
     "load",
     "report",
     "run",
@@ -42,11 +44,13 @@ _HOMES = {
     "GPTScalingRun": "dysonjax.experiments.gpt.grid:GPTScalingRun",
     "GasRun": "dysonjax.experiments.gas.experiment:GasRun",
     "Job": "dysonjax.engine.jobs:Job",
+    "LinearScaling": "dysonjax.experiments.linear_scaling.experiment:LinearScaling",
     "PhaseDiagram": "dysonjax.experiments.phase_diagram.experiment:PhaseDiagram",
+    "RBMScaling": "dysonjax.experiments.linear_scaling.experiment:RBMScaling",
     "Report": "dysonjax.experiments.base:Report",
     "Results": "dysonjax.engine.jobs:Results",
-    "ScalingRun": "dysonjax.experiments.linear_scaling.experiment:ScalingRun",
     "ScanJob": "dysonjax.engine.scanning:ScanJob",
+    "TeacherStudentScaling": "dysonjax.experiments.linear_scaling.experiment:TeacherStudentScaling",
     "load": "dysonjax.experiments.running:load",
     "report": "dysonjax.experiments.running:report",
     "run": "dysonjax.experiments.running:run",

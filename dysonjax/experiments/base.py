@@ -1,6 +1,6 @@
 """The one shape of an experiment: settings that name jobs, analyse their results and report what was found."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -8,7 +8,7 @@ from dysonjax.engine.jobs import Job, Results
 
 
 class Report(NamedTuple):
-    """What a person reads: sentences and tables to print in `width` columns, and figures.
+    """What a person reads: sentences, which a file breaks after `width` columns, tables (`core.tables`), and figures.
 
     `draw(directory)` writes the figures and returns their paths. `failed`: why the command must end with an error all
     the same, else empty.
@@ -29,9 +29,17 @@ class Experiment(Protocol):
     kind: ClassVar[str]
 
     @classmethod
-    def options(cls) -> "Callable[..., Experiment]":
-        """What makes one of a command's options, which tyro reads from its signature: by default the class itself."""
+    def options(cls) -> "Callable[..., Experiment] | Mapping[str, type[Experiment]]":
+        """What makes one of a command's options, which tyro reads from its signature: by default the class itself.
+
+        Where an experiment has several classes of settings: these by the word that follows the command.
+        """
         return cls
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Experiment":
+        """The experiment whose settings a run has, or had in an earlier version: by default `cls(**settings)`."""
+        return cls(**settings)
 
     def jobs(self, results: Results) -> Sequence[Job]:
         """All jobs known so far, given the results of those that are finished; a run is finished when all are.

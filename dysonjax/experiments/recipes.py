@@ -6,9 +6,11 @@ from dysonjax.core.errors import require
 from dysonjax.experiments.bbp.experiment import BBPRun
 from dysonjax.experiments.gpt.experiment import GPTRun
 from dysonjax.experiments.gpt.grid import GPTScalingRun
-from dysonjax.experiments.linear_scaling.experiment import RBM_SETTINGS, STUDENT_SETTINGS, ScalingRun, scaling_run
+from dysonjax.experiments.linear_scaling.experiment import LinearScaling, RBMScaling, ScalingRun, TeacherStudentScaling
 from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
 
+RBM_FULL: dict[str, Any] = {"seeds": 7500, "steps": 100_000}
+"""The RBM at its published size."""
 COLD_RBM = ((0.003, 16), (0.01, 64), (0.02, 128))
 """Settings with √(Tκ²Ω) < 0.03 for every pair."""
 COLD_STUDENT = ((0.01, 4), (0.01, 16), (0.02, 4), (0.02, 16))
@@ -39,18 +41,15 @@ def recipes(paper: str, full: bool = False) -> dict[str, Any]:
 
 def _first(full: bool) -> dict[str, ScalingRun]:
     return {
-        "rbm": scaling_run("rbm", full, settings=RBM_SETTINGS),
-        "rbm-small-noise": scaling_run(
-            "rbm", settings=COLD_RBM, seeds=2048 if full else 512, descriptions=("sgd",), sampling="wishart"
+        "rbm": RBMScaling(**(RBM_FULL if full else {})),
+        "rbm-small-noise": RBMScaling(
+            points=COLD_RBM, seeds=2048 if full else 512, level=("sgd",), sampling="wishart"
         ),
-        "teacher-student": scaling_run("teacher-student", full, settings=STUDENT_SETTINGS),
-        "teacher-student-small-rates": scaling_run(
-            "teacher-student", settings=COLD_STUDENT, descriptions=("sgd",), sampling="wishart"
-        ),
+        "teacher-student": TeacherStudentScaling(),
+        "teacher-student-small-rates": TeacherStudentScaling(points=COLD_STUDENT, level=("sgd",), sampling="wishart"),
         # 500 fixed batches for 10 epochs, as published
-        "teacher-student-frozen-data": scaling_run(
-            "teacher-student", settings=STUDENT_SETTINGS, descriptions=("sgd",), batches=500, steps=5000,
-            seeds=3000 if full else 1000,
+        "teacher-student-frozen-data": TeacherStudentScaling(
+            level=("sgd",), batches=500, steps=5000, seeds=3000 if full else 1000
         ),
     }  # fmt: skip
 
@@ -59,7 +58,7 @@ def _second(full: bool) -> dict[str, Any]:
     """The nanoGPT recipe for a CPU, or, full, that for a GPU."""
     gpu = {"layers": 6, "heads": 6, "channels": 384, "context": 256, "batch_size": 64, "steps": 5000, "dropout": 0.2}
     grids = {name: GPTScalingRun(**given, seeds=32 if full else 6) for name, given in GPT_GRIDS.items()}
-    rbm = scaling_run("rbm", full, settings=RBM_SETTINGS, descriptions=("sgd",), sampling="wishart")
+    rbm = RBMScaling(**(RBM_FULL if full else {}), level=("sgd",), sampling="wishart")
     return {"gpt": GPTRun(**(gpu if full else {})), "rbm": rbm, **grids}
 
 
@@ -75,6 +74,6 @@ def _fifth(full: bool) -> dict[str, BBPRun]:
 def _third(full: bool) -> dict[str, ScalingRun]:
     seeds = 16000 if full else 4000
     return {
-        "linear-first": scaling_run("linear", seeds=seeds),
-        "linear-both": scaling_run("linear", seeds=seeds, trained="both", descriptions=("sgd", "matrix", "dyson")),
+        "linear-first": LinearScaling(seeds=seeds),
+        "linear-both": LinearScaling(seeds=seeds, train="both", level=("sgd", "matrix", "dyson")),
     }

@@ -124,7 +124,7 @@ def experiment_of(out: Place) -> Experiment:
     if record.kind not in found:
         raise StoreError(f"{place}: a run of kind {record.kind!r}; expected one of {', '.join(found)}")
     try:
-        return found[record.kind].load()(**record.settings)
+        return found[record.kind].load().of(record.settings)
     except (TypeError, InputError) as error:
         raise StoreError(f"{place}: not a run of kind {record.kind!r} ({error})") from error
 
@@ -145,18 +145,29 @@ def fresh(jobs: Sequence[Job], results: Results) -> list[Job]:
 def _begin(place: Path, experiment: Experiment, extend: bool) -> None:
     """Leave the record in a directory, or find the same one there, or add the one of an extension."""
     wanted = records.Record(experiment.kind, settings(experiment))
-    there = records.last(place)
-    if there is None and (before := earlier.record_of(place)) is not None:
+    there = _as_today(records.last(place))
+    if there is None and (before := _as_today(earlier.record_of(place))) is not None:
         records.compare(place, before, wanted)
     elif extend and there is not None and there.kind == wanted.kind:
         before, now = ([job.name for job in e.jobs(Results(place))] for e in (experiment_of(place), experiment))
         if left_out := sorted({*before} - {*now}):
             raise StoreError(f"{place}: holds {', '.join(left_out)}, too; expected an extension that keeps all scans")
-        records.add(place, *wanted)
+        if there != wanted:
+            records.add(place, *wanted)
     elif there is None:
         records.remember(place, *wanted)
     else:
         records.compare(place, there, wanted)
+
+
+def _as_today(record: records.Record | None) -> records.Record | None:
+    """A record with the settings that its experiment has today; the record itself where it has none."""
+    if record is None:
+        return None
+    try:
+        return records.Record(record.kind, settings(kinds()[record.kind].load().of(record.settings)))
+    except (KeyError, TypeError, InputError):
+        return record
 
 
 def _resume(experiment: Experiment, place: Path) -> str:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from rich.table import Table
 
 from dysonjax import ensembles
 from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.potentials import Quadratic
+from dysonjax.core.tables import Table
 from dysonjax.dynamics import dyson_schemes as schemes
 from dysonjax.dynamics.dyson_equation import dyson
 from dysonjax.engine.grid import Grid
@@ -194,7 +194,7 @@ def tables(lines: list[Line], costs: list[Cost]) -> list[Table]:
     for part, names in (("In equilibrium", ("⟨Σx²⟩", "⟨r⟩", "P(small gap)")), ("In time", tuple(IN_TIME))):
         table = Table(title=f"{part}: {title}", title_justify="left")
         for column in ("setting", "scheme", "dt", *names, ""):
-            table.add_column(column, justify="left" if column in ("setting", "scheme") else "right", no_wrap=True)
+            table.add_column(column, justify="left" if column in ("setting", "scheme") else "right")
         rows: dict[tuple[str, str, float], dict[str, Line]] = {}
         for line in lines:
             if (line.tolerance in IN_TIME.values() and "t = " in line.setting) == (part == "In time"):

@@ -1,6 +1,6 @@
 """The tables of the papers' reports."""
 
-from rich.table import Table
+from dysonjax.core.tables import Table
 
 
 def plain_table(title: str, *columns: str) -> Table:

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.tree_util import KeyPath
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import InputError, require, shown
+from dysonjax.core.leaves import steps_of
 from dysonjax.core.values import ByValue
 
 if TYPE_CHECKING:  # pyright holds a cached property for something else than the property that `Model` asks for
@@ -183,7 +185,6 @@ def _named(params: PyTree) -> list[tuple[str, Array]]:
     return [(_name(path), x) for path, x in jax.tree.leaves_with_path(params)]
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    """`layer.kernel` for a leaf of an nnx state."""
-    words = [str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry)))) for entry in path]
-    return ".".join(word for word in words if word != "value")
+def _name(path: KeyPath) -> str:
+    """`layer.kernel`: not joined by "/", and without a layer called "value", because stored runs have these names."""
+    return ".".join(step for step in steps_of(path) if step != "value")

@@ -171,6 +171,7 @@ def loss(
 def attention_matrices(params: PyTree, kind: str = "key", heads: int | None = None) -> dict[str, Array]:
     """The query, key, value or output matrices, `layer0.key` [C, C], of all layers.
 
+    These are no names of leaves (`layer0/key/kernel`), because a head is only a part of one.
     With `heads` given, also their split by head, `layer0.key.head0` [C, C/h]; for `output` [C/h, C].
     """
     require(kind in KINDS, "kind", kind, f"one of {', '.join(KINDS)}")

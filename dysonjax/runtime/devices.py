@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,28 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores())
     except RuntimeError:  # JAX is running already
         log.info("JAX was in use before use_all_cores; it keeps its %d devices", jax.local_device_count())
+
+
+LONG = 30.0
+"""Seconds after which idle cores are worth a word."""
+_told_of_idle: list[bool] = []
+
+
+def warn_of_idle_cores(devices: Devices, began: tuple[float, float]) -> None:
+    """Say once in a process that work on the only CPU device leaves cores idle, and what helps.
+
+    `began`: `time.monotonic()` and `time.process_time()` at its start. What counts is the time that the cores worked: a
+    program of large arrays may keep all of them busy on one device.
+    """
+    passed, worked = time.monotonic() - began[0], time.process_time() - began[1]
+    alone = len(devices) == 1 and devices[0].platform == "cpu" and jax.local_device_count() == 1
+    if _told_of_idle or not alone or passed < LONG or worked > 0.75 * cores() * passed:
+        return
+    _told_of_idle.append(True)
+    log.warning(
+        "%.1f of %d CPU cores are busy: dysonjax.use_all_cores(), called before JAX is first used, makes each a device",
+        worked / passed, cores(),
+    )  # fmt: skip
 
 
 def cores() -> int:

@@ -48,6 +48,12 @@ class Pace:
         return (updates - before) / max(now - began, 1e-9)
 
 
+def in_notebook() -> bool:
+    """Is this the process of a notebook, where Ctrl-C stops a cell and not the program?"""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
 @contextmanager
 def progress_bar(what: str, total: int, wanted: bool | Bar | None = None, rate: bool = True) -> Iterator[Bar]:
     """A bar on the terminal with the time spent and left, and the rate of updating, in which no compilation counts.

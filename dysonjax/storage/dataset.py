@@ -10,7 +10,7 @@ import xarray as xr
 from dysonjax.storage import table
 from dysonjax.storage.lazy_array import StoredArray, indexing
 from dysonjax.storage.locations import reading
-from dysonjax.storage.metadata import packed
+from dysonjax.storage.metadata import Header, packed
 
 LAZY = 2**28
 """Results of more bytes than this stay on disk and are read when they are looked at."""
@@ -38,13 +38,15 @@ def assembled(stores: Sequence[Any], asked: Asked | None = None, lazy: bool | No
     arrays = [s.arrays_by_name for s in stores]
     if lazy is None:
         lazy = stores[0].directory is not None and sum(a.nbytes for own in arrays for a in own.values()) > LAZY
-    variables = {}
+    variables, chunks = {}, {"point": stores[0].block_size} if points else _near_blocks(last, stores[0].block_size)
     for name, (inner, description, unit) in last.variables.items():
         with reading(stores[0].directory):
             value = StoredArray([own[name] for own in arrays], where)
             value = indexing.LazilyIndexedArray(value) if lazy else value.load()
         named = (*dims, *(() if name == "diverged_step" else ("snapshot",)), *inner)
-        variables[name] = xr.Variable(named, value, {"long_name": description, "units": unit})
+        near = {dim: size for dim, size in chunks.items() if dim in named}
+        label = {"long_name": description, "units": unit}
+        variables[name] = xr.Variable(named, value, label, {"preferred_chunks": near} if lazy else None)
     coords: dict[str, Any] = {
         name: ("point" if points else name, np.asarray(values), {"long_name": name.replace("_", " "), "units": "1"})
         for name, values in axes.items()
@@ -57,3 +59,12 @@ def assembled(stores: Sequence[Any], asked: Asked | None = None, lazy: bool | No
         experiment["points" if points else "grid"] = {name: list(values) for name, values in axes.items()}
     attrs = {"experiment": json.dumps(packed(experiment)), "provenance": json.dumps(sessions)}
     return xr.Dataset(variables, coords, attrs)
+
+
+def _near_blocks(header: Header, block_size: int) -> dict[str, int]:
+    """Lengths along the axes of a grid that cover about one block."""
+    lengths = {name: 1 for name in header.static}
+    for name, values in reversed(header.traced.items()):
+        lengths[name] = min(len(values), block_size)
+        block_size = max(1, block_size // len(values))
+    return lengths

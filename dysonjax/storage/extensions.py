@@ -5,12 +5,16 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from dysonjax.core.errors import StoreError
 from dysonjax.storage import table
+from dysonjax.storage.damage import check
+from dysonjax.storage.dataset import assembled
 from dysonjax.storage.locations import reading
 from dysonjax.storage.metadata import Header, difference
 from dysonjax.storage.store import Store, load
@@ -23,10 +27,10 @@ SETTINGS = ("seeds", "learning_rate", "batch_size", "init_width", "temperature",
 """Settings that become axes; some dynamics keep all settings of their experiment in an entry of their own."""
 
 
-def load_all(directory: str | os.PathLike[str], writable: bool = False) -> list[Store]:
+def load_all(directory: str | os.PathLike[str], writable: bool = False, checked: bool = True) -> list[Store]:
     """The store of an existing job and those of its extensions, each after all that it extends.
 
-    Raises `StoreError` as `load` does, and where two extensions do not know of each other.
+    Raises `StoreError` as `load` does, where two extensions do not know of each other, and, `checked`, for damage.
     """
     first = load(directory, writable)
     path = first.directory
@@ -39,7 +43,18 @@ def load_all(directory: str | os.PathLike[str], writable: bool = False) -> list[
             raise StoreError(
                 f"{path}: {one.name} and {more[i - 1].name} extend it and do not know of each other; remove one of them"
             )
+    for one in (first, *more) if checked else ():
+        check(one)
     return [first, *more]
+
+
+def open_all(places: Sequence[Path], lazy: bool | None = None) -> xr.Dataset:
+    """The results of a job, whose shares may lie in several places; see `storage.dataset.assembled`."""
+    stores = [one for place in places for one in load_all(place)]
+    for one in stores:
+        if found := difference(without_axes(stores[0].header.experiment), without_axes(one.header.experiment)):
+            raise StoreError(f"{one.directory}: another run than {stores[0].directory} ({found})")
+    return assembled(sorted(stores, key=lambda one: len(one.header.whole.get("after", ()))), lazy=lazy)
 
 
 def name_of(header: Header) -> str:
@@ -66,12 +81,14 @@ def missing_blocks(stores: Sequence[Store], replicas: int) -> tuple[list[str], i
 
 def _expect_same(stored: Store, header: Header) -> None:
     """Raises `StoreError` for the store of another experiment, whatever its hyper-parameters and seeds."""
-    one, other = map(_without_axes, (stored.header.experiment, header.experiment))
+    one, other = map(without_axes, (stored.header.experiment, header.experiment))
     if found := difference(one, json.loads(json.dumps(other))):
         raise StoreError(f"{stored.directory}: holds another run ({found}); give a new directory to keep both")
 
 
-def _without_axes(experiment: Mapping[str, Any]) -> dict[str, Any]:
+def without_axes(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """What an extension keeps of an experiment."""
+
     def entry(value: Any) -> Any:
         return {n: v for n, v in value.items() if n not in SETTINGS} if isinstance(value, Mapping) else value
 

@@ -11,6 +11,8 @@ from xarray.backends import BackendArray
 # https://docs.xarray.dev/en/stable/internals/how-to-add-new-backend.html
 from xarray.core import indexing
 
+from dysonjax.storage.locations import reading
+
 
 def nothing(dtype: np.dtype) -> Any:
     """What stands for a value that is not computed: NaN, −2 for signed integers, 0 for others."""
@@ -37,7 +39,8 @@ class StoredArray(BackendArray):
         (array, *more) = self._arrays
         if more or (self._where < 0).any():
             return self._outer((slice(None),) * len(self.shape))
-        values = np.asarray(array[:]).reshape(-1, *array.shape[2:])
+        with reading(array.store_path):
+            values = np.asarray(array[:]).reshape(-1, *array.shape[2:])
         if np.array_equal(self._where.ravel(), np.arange(len(values))):
             return values.reshape(self.shape)
         return values[self._where]
@@ -61,7 +64,8 @@ class StoredArray(BackendArray):
             for one in np.unique(number):
                 at = number == one
                 b, i = int(bucket[at][0]), int(row[at][0]) // size
-                values = np.asarray(array[b, i * size : (i + 1) * size])[row[at] - i * size]
+                with reading(array.store_path):
+                    values = np.asarray(array[b, i * size : (i + 1) * size])[row[at] - i * size]
                 for axis in reversed(range(len(kept))):
                     values = np.take(values, kept[axis], axis=axis + 1)
                 found[mine[at]] = values

@@ -53,8 +53,22 @@ def put(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
+def sizes_below(directory: Path) -> dict[str, int]:
+    """Lengths in bytes of all files below a directory, by their paths from it."""
+    if is_remote(directory):
+        fs, root = directory.fs, directory.path.rstrip("/")  # type: ignore[attr-defined]
+        found = fs.find(root, detail=True)
+        return {path.removeprefix("/")[len(root.removeprefix("/")) + 1 :]: info["size"] for path, info in found.items()}
+    sizes = {}
+    for folder, _, names in os.walk(directory):
+        inside = os.path.relpath(folder, directory).replace(os.sep, "/")
+        for name in names:
+            sizes[name if inside == "." else f"{inside}/{name}"] = os.stat(os.path.join(folder, name)).st_size
+    return sizes
+
+
 @contextlib.contextmanager
-def reading(directory: Path | None) -> Iterator[None]:
+def reading(directory: object) -> Iterator[None]:
     """Whatever goes wrong while files of a directory are read becomes one `StoreError`."""
     try:
         yield

@@ -33,6 +33,7 @@ def merge(out: str | os.PathLike[str], parts: Sequence[str | os.PathLike[str]]) 
     for name in names:
         for scans in found:
             for one in extensions.load_all(scans[name]) if name in scans else ():
+                one.expect_format()
                 groups.setdefault((name, one.name), []).append(one)
     for group in groups.values():
         _check(group)
@@ -115,7 +116,7 @@ def _bring(group: Sequence[Store], directory: Path) -> None:
         if found := difference(target.header.experiment, first.header.experiment):
             raise StoreError(f"{directory}: holds another run ({found}); give a new directory to keep both")
     else:
-        target = store.create(directory, header, first.arrays(), first.block_size, first.name)
+        target = store.create(directory, header, first.arrays(), first.block_size, first.name, first.origin)
     if target.block_size != first.block_size:
         raise StoreError(
             f"{directory}: blocks of {target.block_size} replicas, but {first.directory} has {first.block_size}"
@@ -123,9 +124,10 @@ def _bring(group: Sequence[Store], directory: Path) -> None:
     blocks, left = target.blocks(), set(target.unfinished())
     for part in group:
         fresh = sorted(left - set(part.unfinished()))
-        if fresh:
-            for session in part.header.provenance:
-                target.note(session)
+        for name, session in part.sessions.items() if fresh else ():
+            target.note(session, name)
         for number in fresh:
-            target.write(*blocks[number], part.read(*blocks[number]))
+            bucket, rows = blocks[number]
+            target.write(bucket, rows, part.read(bucket, rows), part.session_of(bucket, rows))
         left -= set(fresh)
+    target.finish()

@@ -1,9 +1,14 @@
 """What a store says of itself: the experiment, its layout, labels, and the sessions that computed it."""
 
+import contextlib
+import hashlib
 import math
 import platform
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +18,8 @@ from dysonjax.core.observables import Variable
 
 LONG = 1000
 """Axes longer than this are written as a range where they are one."""
+NUMERICS = "numerics"
+"""Entry of an experiment with the version of its dynamics' numbers, 1 where it is missing; see `Dynamics.config`."""
 
 
 class Header(NamedTuple):
@@ -59,10 +66,30 @@ def provenance(devices: Sequence[Any], processes: int = 1, share: str = "0/1") -
     packages = ("dysonjax", "jax", "jaxlib", "flax", "optax", "numpy")
     return {
         "versions": {p: _version(p) for p in packages} | {"python": platform.python_version()},
+        "processor": processor(),
         "device": f"{len(devices)} × {devices[0].device_kind} ({devices[0].platform})",
         **({"processes": processes} if processes > 1 else {}),
         **({"share": share} if share != "0/1" else {}),
         "date": np.datetime64("now").item().isoformat() + "Z",
+    }
+
+
+def origin(session: Mapping[str, Any]) -> dict[str, Any]:
+    """What a store tells other programs and people of the session that began it."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"title": "Spectra of weight matrices while they are trained", "command": command, **session}
+
+
+def processor() -> dict[str, str]:
+    """Model of this machine's processor, and a digest of its features, on which the last bits depend."""
+    told: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+        told = {name.strip(): value.strip() for name, _, value in lines}
+    features = told.get("flags") or told.get("Features") or ""
+    return {
+        "model": told.get("model name") or platform.processor() or platform.machine(),
+        "features": hashlib.blake2b(features.encode(), digest_size=8).hexdigest(),
     }
 
 
@@ -82,7 +109,9 @@ def _version(package: str) -> str:
 def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The first entry in which two experiments differ, in words; empty when they are equal."""
     for name in [*stored, *wanted]:
-        a, b = stored.get(name), wanted.get(name)
+        a, b = (given.get(name, 1 if name == NUMERICS else None) for given in (stored, wanted))
+        if name == NUMERICS and a != b:
+            return f"{name} = {shown(a)} there, {shown(b)} asked for: another version computes other numbers"
         if isinstance(a, dict) and isinstance(b, dict) and a != b:
             return f"{name}.{difference(a, b)}"
         if a != b:

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from dysonjax import spectra
 from dysonjax.core.errors import InputError, require, whole
+from dysonjax.core.leaves import named_leaves
 from dysonjax.core.snapshots import log_steps
 from dysonjax.weights.bulk import bulk_spacings, fit_bulk
 from dysonjax.weights.reading import Fold, matrices_of, natural_order
@@ -196,16 +197,12 @@ def _has_matrix(leaf: Any) -> bool:
 
 
 def _named(params: PyTree) -> dict[str, Any]:
-    """Leaves by name, the parts of a path joined by "/"; a variable of flax is a node with one child, its value."""
+    """Leaves by name; those of a module are its parameters."""
     if "flax" in sys.modules:  # otherwise it cannot be a module of flax
         from flax import nnx
 
         params = nnx.state(params, nnx.Param) if isinstance(params, nnx.Module) else params
-    named = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        steps = path[:-1] if len(path) > 1 and getattr(path[-1], "name", "") == "value" else path
-        named[jax.tree_util.keystr(steps, simple=True, separator="/")] = leaf
-    return named
+    return named_leaves(params)
 
 
 def _watched(plan: _Plan, parameters: Mapping[str, Any]) -> dict[str, Float[Array, "m n"]]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dysonjax.core.errors import InputError, require, shown
+from dysonjax.core.leaves import named_leaves
 
 Fold = Literal["last", "first", "stack"]
 KINDS = "an .npz or .safetensors file, an orbax directory, or a mapping of names to arrays"
@@ -98,20 +99,11 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def _in_memory(tree: Any, argument: str) -> Iterator[tuple[str, np.ndarray]]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    require(not leaves or leaves[0][0], argument, tree, KINDS)
-    require(leaves or tree is not None, argument, tree, KINDS)
-    for path, leaf in leaves:
-        # a variable of flax is a node with one child, its value
-        steps = path[:-1] if len(path) > 1 and getattr(path[-1], "name", "") == "value" else path
-        name, array = "/".join(map(_part, steps)), np.asarray(leaf)
+    require(tree is not None and not jax.tree_util.all_leaves([tree]), argument, tree, KINDS)
+    for name, leaf in named_leaves(tree).items():
+        array = np.asarray(leaf)
         require(array.dtype != object, name, leaf, "an array of numbers")
         yield name, array
-
-
-def _part(key: Any) -> str:
-    """One step of a path in a pytree."""
-    return str(next((getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)), key))
 
 
 def _on_disk(path: Path, pattern: str, argument: str) -> Iterator[tuple[str, np.ndarray | None]]:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from rich.table import Table
+from rich.text import Text
 
 from dysonjax import spectra
 from dysonjax.core.errors import InputError, require, whole
+from dysonjax.core.tables import Table
 from dysonjax.weights.bulk import bulk_spacings, fit_bulk, rank
 from dysonjax.weights.reading import Fold, read_weights
 from dysonjax.weights.tail import fit_tail, hill
@@ -150,7 +151,7 @@ def analyze(
 def table(ds: xr.Dataset) -> Table:
     """The report as a table for the terminal, its main columns; p-values below 0.01 in bold."""
     shown = Table(title="weight matrices", title_justify="left")
-    shown.add_column("matrix", overflow="fold")
+    shown.add_column("matrix")
     compared = "change" in ds
     heads = ["shape", "stable rank", "σ²", "KS bulk (p)", "outliers", "α", "KS tail (p)", "⟨r⟩", "KS surmise (p)"]
     for head in heads + ["change", "new"] * compared:
@@ -278,9 +279,9 @@ def _with_error(value: float, error: float) -> str:
     return str(spectra.Estimate(value, error, 0)) if np.isfinite(value) else "–"
 
 
-def _with_p(value: float, p: float) -> str:
+def _with_p(value: float, p: float) -> Text:
     """A distance and its p-value."""
     if not np.isfinite(value):
-        return "–"
-    text = f"{p:.2g}" if p >= 0.001 else "<.001"
-    return f"{value:.3f} ({text})" if p >= PASSES else f"{value:.3f} [bold]({text})[/bold]"
+        return Text("–")
+    text = f"({p:.2g})" if p >= 0.001 else "(<.001)"
+    return Text.assemble(f"{value:.3f} ", (text, "" if p >= PASSES else "bold"))

@@ -1,5 +1,8 @@
 """The command line: exit codes, one line for every refusal, nothing lost, nothing computed twice."""
 
+import csv
+import io
+import json
 import shutil
 import subprocess
 import sys
@@ -114,7 +117,14 @@ def compute_nothing(monkeypatch):
 
 
 def test_a_run_leaves_everything(finished):
-    assert {p.name for p in finished.iterdir()} == {"store.zarr", "config.json", "run.json", "report.txt", "figures"}
+    assert {p.name for p in finished.iterdir()} == {
+        "store.zarr",
+        "blocks",
+        "sessions",
+        "run.json",
+        "report.txt",
+        "figures",
+    }
     assert len(list((finished / "figures").glob("*.png"))) == 6
     text = (finished / "report.txt").read_text()
     assert "8 networks" in text
@@ -134,6 +144,58 @@ def test_nothing_is_computed_twice(finished, monkeypatch, capsys):
         assert code == 0
         assert "At batch size 4" in out
         assert (finished / "report.txt").read_text() == first
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "markdown"])
+def test_a_report_for_other_programs(form, finished, capsys):
+    """Standard output has the tables and nothing else, and nothing is written."""
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    code, out, err = run(["report", finished, "--format", form], capsys)
+    assert code == 0 and "\x1b" not in out
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    wanted = (
+        "phase",
+        "points",
+        "median loss",
+        "16 – 84 %",
+        "mean square test error",
+        "q_time",
+        "largest level",
+        "diverged",
+    )
+    if form == "csv":
+        first, second = (list(csv.reader(io.StringIO(part))) for part in out.split("\n\n"))
+        assert tuple(first[1]) == wanted and len(first) == 2 + 4 and first[0][0].startswith("# Phases after")
+        assert len(second) == 2 + 2 and {len(row) for row in second[1:]} == {7}
+    elif form == "json":
+        first, second = json.loads(out)
+        assert tuple(first["columns"]) == wanted and first["title"].startswith("Phases after 2 epochs")
+        assert [row[0] for row in second["rows"]] == [0.125, 256]
+        assert sum(row[1] for row in first["rows"]) == 4
+    else:
+        assert "| " + " | ".join(wanted) + " |\n| --- | ---: |" in out
+    assert ("At batch size 4" in out) == (form == "markdown")
+    assert ("At batch size 4" in err) == (form != "markdown")
+
+
+def test_no_escape_code_where_none_is_wanted(finished, capsys, monkeypatch):
+    """A terminal has bold letters; NO_COLOR, a dumb one and a pipe that is told to have colours have none in files."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run(["report", finished], capsys)[0] == 0
+    assert "\x1b" not in (finished / "report.txt").read_text()
+    for names, plain in (
+        ({"TERM": "xterm"}, False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, True),
+        ({"TERM": "dumb"}, True),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stdout, "isatty", lambda: True)
+            patch.setenv("COLUMNS", "60")
+            for name, value in names.items():
+                patch.setenv(name, value)
+            out = run(["report", finished], capsys)[1]
+        assert ("\x1b" not in out) == plain
+        assert "…" not in out
 
 
 def test_another_run_is_not_mixed_in_but_may_be_replaced(finished, tmp_path, capsys):

@@ -8,7 +8,7 @@ from dysonjax.cli.app import main
 from dysonjax.experiments import recipes, running
 from dysonjax.experiments.bbp.experiment import BBPRun
 from dysonjax.experiments.linear_scaling import figures as scaling_figures
-from dysonjax.experiments.linear_scaling.experiment import ScalingRun
+from dysonjax.experiments.linear_scaling.experiment import ScalingRun, TeacherStudentScaling
 
 TINY = ["--learning-rate", "0.1", "--batch-size", "4,8", "--seeds", "40", "--level", "sgd"]
 
@@ -22,8 +22,8 @@ def finished(tmp_path_factory):
 
 def test_a_run_ends_with_tables_and_figures(finished):
     run = running.experiment_of(finished)
-    assert isinstance(run, ScalingRun)
-    assert run.settings == ((0.1, 4), (0.1, 8)) and run.seeds == 40 and run.noise == 0.5
+    assert isinstance(run, TeacherStudentScaling) and run.noise == 0.5
+    assert run.settings == ((0.1, 4), (0.1, 8)) and run.seeds == 40
     assert "fits through the origin" in (finished / "report.txt").read_text()
     assert len(list((finished / "figures").glob("*.png"))) >= 4
 
@@ -55,7 +55,7 @@ def test_another_run_is_refused_or_replaced(finished, tmp_path, capsys, monkeypa
     assert main([*other, "--out", str(finished)]) == 1
     assert "holds another run" in capsys.readouterr().err
     copy = tmp_path / "copy"
-    running.run(ScalingRun("teacher-student", ((0.1, 4),), seeds=2, time=1.0), copy)
+    running.run(TeacherStudentScaling((0.1,), (4,), level=("sgd",), seeds=2, time=1.0), copy)
     assert main([*other, "--level", "sgd", "--out", str(copy), "--overwrite"]) == 0
     run = running.experiment_of(copy)
     assert isinstance(run, ScalingRun) and run.steps == 20
@@ -69,6 +69,24 @@ def test_a_rank_one_teacher_is_reproduced_and_shown_again(tmp_path, monkeypatch,
     assert len(list((tmp_path / "p5" / "bbp" / "figures").glob("*.png"))) == 4
 
 
+def test_help_and_extension_take_the_same_flags(finished, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("dysonjax.cli.runs.compute", lambda experiment, *others, **more: asked.append(experiment))
+    more = ["--learning-rate", "0.1,0.2", "--level", "sgd,dyson", "--seeds", "50"]
+    for model in ([], ["teacher-student"]):
+        assert main(["scaling", *model, "--extend", str(finished), *more]) == 0
+    wanted = TeacherStudentScaling((0.1, 0.2), (4, 8), level=("sgd", "dyson"), seeds=50, time=5.0, noise=0.5)
+    assert asked == [wanted, wanted]
+    assert main(["scaling", "rbm", "--extend", str(finished)]) == 2
+    assert "expected a run of RBMScaling, not TeacherStudentScaling" in capsys.readouterr().err
+    assert main(["scaling"]) == 2
+    with pytest.raises(SystemExit):
+        main(["scaling", "teacher-student", "--help"])
+    said = capsys.readouterr().out
+    assert all(f"--{name} " in said for name in ("learning-rate", "batch-size", "points", "level", "noise"))
+    assert "--visible" not in said
+
+
 @pytest.mark.slow  # the report itself has its own tests
 def test_validity_shows_a_verdict_a_line(capsys):
     tiny = ["--teacher", "2,2", "--noise", "0.5", "--steps", "60", "--seeds", "32"]
@@ -79,7 +97,7 @@ def test_validity_shows_a_verdict_a_line(capsys):
 
 @pytest.mark.slow  # a run and its tables, as above, by another name
 def test_reproduce_runs_every_recipe(tmp_path, monkeypatch):
-    few = {"one": ScalingRun("teacher-student", ((0.1, 4), (0.1, 8)), seeds=32, time=4.0, noise=0.5)}
+    few = {"one": TeacherStudentScaling((0.1,), (4, 8), level=("sgd",), seeds=32, time=4.0, noise=0.5)}
     monkeypatch.setattr(recipes, "_first", lambda full: few)
     monkeypatch.setattr(scaling_figures, "draw", lambda run, found, place: [place / "none.png"])
     assert main(["reproduce", "p1", "--out", str(tmp_path / "p1")]) == 0
@@ -90,7 +108,7 @@ def test_reproduce_runs_every_recipe(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["scaling", "gpt"], "invalid choice 'gpt' for argument 'model'. Expected one of ('rbm', "),
+        (["scaling", "gpt"], "scaling = 'gpt': expected one of rbm, teacher-student, linear"),
         (["scaling", "rbm", "--level", "none"], "level = 'none': expected some of sgd"),
         (["scaling", "rbm", "--learning-rate", "0.1"], "expected both or neither"),
         (["scaling", "rbm", "--learning-rate", "a", "--batch-size", "1"], "--learning-rate: values = 'a': expected"),
@@ -103,6 +121,8 @@ def test_reproduce_runs_every_recipe(tmp_path, monkeypatch):
         (["scaling", "teacher-student", "--noise", "0"], "noise = 0.0: expected a positive number"),
         (["scaling", "rbm", "--steps", "-1"], "steps = -1: expected a whole number of at least 0"),
         (["scaling", "rbm", "--seeds", "1"], "seeds = 1"),
+        (["scaling", "rbm", "--batches", "3"], "Unrecognized options: --batches, 3; see dysonjax scaling rbm --help"),
+        (["scaling"], "scaling = '--out': expected one of rbm, teacher-student, linear"),
         (["validity", "gpt"], "invalid choice 'gpt'"),
         (["reproduce", "p9"], "paper = 'p9': expected one of p1"),
     ],

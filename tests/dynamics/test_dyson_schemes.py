@@ -183,10 +183,18 @@ def test_other_generators_work():
     assert_law(np.ravel(noise.normals(keys, (5, 4))), scipy.stats.norm.cdf, resolution=0.015)
 
 
-@pytest.mark.parametrize("freedom", [0, 1, 3, 2.5, 17])
+@pytest.mark.parametrize("freedom", [0, 0.1, 1, 3, 2.5, 17, 600])
 def test_chi_squared(freedom):
     x = np.ravel(noise.chi_squared(KEYS[:20000], freedom, (2,)))
     if freedom == 0:
         assert not x.any()
     else:
         assert_law(x, lambda y: scipy.stats.chi2.cdf(y, freedom), resolution=0.015)
+
+
+@pytest.mark.parametrize("freedom", [1e-4, 1e-3])
+def test_chi_squared_of_almost_no_freedom(freedom):
+    """Nearly all of them are smaller than any float: the law where it can be seen, since χ² ≤ x has about x^(ν/2)."""
+    x = np.ravel(noise.chi_squared(KEYS[:20000], freedom, (4,)))
+    bounds = np.array([1e-30, 1e-10])
+    assert_mean(x[:, None] <= bounds, scipy.stats.chi2.cdf(bounds, freedom), resolution=0.004)

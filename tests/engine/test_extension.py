@@ -11,7 +11,7 @@ import dysonjax as dj
 from dysonjax.cli.app import main
 from dysonjax.engine.scanning import ScanJob
 from dysonjax.experiments import running
-from dysonjax.experiments.linear_scaling.experiment import ScalingRun
+from dysonjax.experiments.linear_scaling.experiment import TeacherStudentScaling
 from dysonjax.runtime.team import Share
 from dysonjax.storage.extensions import load_all
 from dysonjax.storage.merging import merge
@@ -121,6 +121,33 @@ def test_an_extension_is_continued_shared_extended_and_merged(tmp_path):
     assert_same(run(largest), run(largest, tmp_path / "all"))
 
 
+def test_two_versions_of_the_numbers_are_read_but_never_mixed(tmp_path, capsys):
+    """A dynamics whose `numerics` is 2, and one from before there was such a number."""
+    newer = dataclasses.replace(OU, config={**OU.config, "numerics": 2})
+    more = dj.Grid(**{**AXES, "seed": range(9)})
+
+    def go(dynamics, place, points=dj.Grid(**AXES), **options):  # noqa: B008 - never changed
+        options = {"snapshots": [7], "block_size": 8, "key": 5, **options}
+        return dj.scan(dynamics, points, 12, out=tmp_path / place, **options)
+
+    for i, dynamics in enumerate((OU, newer)):
+        go(dynamics, f"part-{i}", share=Share(i, 2))
+        go(dynamics, f"whole-{i}")
+    files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for there, dynamics, words in ((0, newer, "1 there, 2 asked for"), (1, OU, "2 there, 1 asked for")):
+        for place, points, options in (("part", dj.Grid(**AXES), {}), ("whole", more, {"extend": True})):
+            with pytest.raises(dj.StoreError, match=f"numerics = {words}: another version computes other numbers"):
+                go(dynamics, f"{place}-{there}", points, **options)
+    with pytest.raises(dj.StoreError, match="numerics = 1 there, 2 here"):
+        merge(tmp_path / "merged", [tmp_path / "part-0", tmp_path / "part-1"])
+    assert files == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    same = dataclasses.replace(OU, config={**OU.config, "numerics": 1})  # as if there were none
+    go(same, "whole-0", more, extend=True)
+    for i in range(2):
+        assert main(["report", str(tmp_path / f"whole-{i}")]) == 0
+    assert capsys.readouterr().out.count("Ornstein–Uhlenbeck toy: 12 updates") == 2
+
+
 def test_two_extensions_that_do_not_know_of_each_other(tmp_path):
     run(dj.Grid(**AXES), tmp_path / "run")
     extensions = []
@@ -136,9 +163,15 @@ def test_two_extensions_that_do_not_know_of_each_other(tmp_path):
 
 def test_an_interrupted_extension_of_several_scans_is_continued(tmp_path, monkeypatch):
     """Killed before its second scan was begun: the run counts as unfinished, and --resume goes on."""
-    settings = ScalingRun("teacher-student", ((0.1, 4), (0.2, 4)), ("dyson",), seeds=6, time=1.0)
+    settings = TeacherStudentScaling((0.1, 0.2), (4,), level=("dyson",), seeds=6, time=1.0)
     larger = dataclasses.replace(settings, seeds=9)
     running.run(settings, tmp_path / "run")
+    second = (tmp_path / "run" / "dyson-0.2").rename(tmp_path / "second")
+    with pytest.raises(
+        dj.StoreError, match=r"1 blocks are not finished of 2: dyson-0\.2:all; continue with dysonjax s"
+    ):
+        running.load(tmp_path / "run")
+    second.rename(tmp_path / "run" / "dyson-0.2")
     go = ScanJob.run
 
     def stop(self, *arguments, **options):
@@ -157,7 +190,7 @@ def test_an_interrupted_extension_of_several_scans_is_continued(tmp_path, monkey
     again = running.experiment_of(tmp_path / "run")
     assert again == larger
     with pytest.raises(dj.StoreError, match=r"holds dyson-0\.1, too; expected an extension that keeps all scans"):
-        running.run(dataclasses.replace(larger, settings=((0.2, 4),)), tmp_path / "run", extend=True)
+        running.run(dataclasses.replace(larger, learning_rate=(0.2,)), tmp_path / "run", extend=True)
     found, whole = running.run(again, tmp_path / "run"), running.run(larger)
     assert [*found] == [*whole]
     for name in whole:

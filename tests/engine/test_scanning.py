@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ import dysonjax as dj
 from dysonjax.engine.grid import Replicas
 from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import plan
+from dysonjax.runtime import devices
 
 pytestmark = pytest.mark.optimised  # it is about bits
 
@@ -176,7 +178,8 @@ def test_sick_replicas_are_reported_held_and_kept(caplog):
     with caplog.at_level(logging.WARNING, "dysonjax"):
         ds = dj.scan(toy, dj.Grid(learning_rate=rates, seed=range(2)), 20, snapshots=[8], block_size=3)
     (record,) = caplog.records
-    assert record.getMessage() == "4 of 8 replicas became non-finite; see diverged_step"
+    where = "the first at learning_rate = 65536, seed = 0 after update 8"
+    assert record.getMessage() == f"4 of 8 replicas became non-finite, {where}; see diverged_step"
     assert record.levelno == logging.WARNING
     assert ds.diverged_step.sel(learning_rate=2.0**15).values.tolist() == [9, 9]
     assert np.all(ds.diverged_step.sel(learning_rate=2.0**16) == 8)
@@ -185,6 +188,52 @@ def test_sick_replicas_are_reported_held_and_kept(caplog):
     well = dj.scan(toy, dj.Grid(learning_rate=[0.9, 0.5], seed=range(2)), 20, snapshots=[8])
     assert not caplog.records
     assert_same(well, ds.sel(learning_rate=[0.9, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("steps", "loss", "words"),
+    [
+        ([[-1, -1], [-1, -2]], [[1.0, 2.0], [3.0, np.nan]], None),  # another share's
+        ([[-1, -1], [-1, -1]], [[1.0, 2.0], [3.0, np.nan]], "test_loss is NaN in 1 of 4 replicas with finite weights, "
+         "the first at width = 2, seed = 7: do the data hold NaN?"),
+        ([[9, -1], [4, 0]], [[1.0, 2.0], [3.0, np.nan]], "3 of 4 replicas became non-finite, the first at width = 2, "
+         "seed = 7 after update 0 (data, loss or initial weights are not finite); see diverged_step"),
+        ([[9, -1], [-1, 4]], [[1.0, np.nan], [3.0, 4.0]], "2 of 4 replicas became non-finite, the first at width = 2, "
+         "seed = 7 after update 4; see diverged_step"),
+    ],
+)  # fmt: skip
+def test_nan_is_told_once_with_its_place(steps, loss, words, caplog):
+    dims = ("width", "seed")
+    ds = xr.Dataset(
+        {"diverged_step": (dims, steps), "test_loss": ((*dims, "snapshot"), np.array(loss)[..., None])},
+        {"width": [1.0, 2.0], "seed": [5, 7], "step": ("snapshot", [10])},
+    )
+    with caplog.at_level(logging.WARNING, "dysonjax"):
+        module._warn_of_lost(ds)
+        told = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        point = {"width": ("point", [1.0, 1.0, 2.0, 2.0]), "seed": ("point", [5, 7, 5, 7])}
+        flat = {name: (("point", *v.dims[2:]), v.values.reshape(4, *v.shape[2:])) for name, v in ds.items()}
+        module._warn_of_lost(xr.Dataset(flat, point))
+    assert told == [record.getMessage() for record in caplog.records] == ([] if words is None else [words])
+
+
+def test_idle_cores_are_told_of_once(monkeypatch, caplog):
+    """Of one CPU device among several cores, after a while, while the cores do not work all the same."""
+    told = []
+    monkeypatch.setattr(devices, "_told_of_idle", told)
+    monkeypatch.setattr(devices, "cores", lambda: 4)
+    now, worked, one = time.monotonic(), time.process_time(), jax.local_devices()[:1]
+    with caplog.at_level(logging.WARNING, "dysonjax"):
+        devices.warn_of_idle_cores(one, (now - 60, worked - 60))  # two devices here
+        monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+        devices.warn_of_idle_cores(one, (now - 5, worked - 5))
+        devices.warn_of_idle_cores(one, (now - 60, worked - 200))
+        assert not caplog.records
+        for _ in range(2):
+            devices.warn_of_idle_cores(one, (now - 60, worked - 60))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("1.0 of 4 CPU cores are busy: dysonjax.use_all_cores()")
 
 
 def test_progress_goes_to_stderr_and_counts_what_was_done(whole, capsys, tmp_path):

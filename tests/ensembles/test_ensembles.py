@@ -9,7 +9,6 @@ from stochastic import assert_law, assert_mean
 
 from dysonjax import ensembles, spectra
 from dysonjax.core.errors import InputError
-from dysonjax.ensembles.beta import gamma
 from dysonjax.kernels.tridiagonal import bidiagonal_singular_values, tridiagonal_eigenvalues
 
 KEY = jax.random.key(17)
@@ -212,12 +211,6 @@ def test_laguerre_levels_of_any_beta():
     levels = np.asarray(ensembles.laguerre_levels(KEY, 3, 5, 2.5, (5000,)), float)
     assert_mean(levels.sum(1), 2.5 * 3, resolution=0.3)
     assert_mean((levels**2).sum(1), 2.5 * 3 * (2.5 * 7 + 2) / 5, resolution=2)
-
-
-@pytest.mark.parametrize("a", [0.05, 0.5, 1.0, 4.5, 300.0])
-def test_gamma_numbers(a):
-    sample = np.asarray(gamma(KEY, jnp.float32(a), (20_000,)))
-    assert_law(sample, stats.gamma(a).cdf, resolution=0.025)
 
 
 def test_levels_in_double_precision_with_an_array_of_parameters_inside_jit():

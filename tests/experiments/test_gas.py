@@ -1,14 +1,18 @@
 """`dysonjax simulate`: a gas from the command line to table and figures."""
 
+import types
+
+import jax
 import numpy as np
 import pytest
 
-from dysonjax import spectra
+from dysonjax import ensembles, spectra
 from dysonjax.cli.app import main
 from dysonjax.experiments import running
 from dysonjax.experiments.gas import experiment as gas
 from dysonjax.experiments.gas import figures as gas_figures
 from dysonjax.experiments.gas.experiment import GasRun, statistics
+from dysonjax.spectra import Estimate
 from dysonjax.storage import store
 
 SMALL = ["--levels", "8", "--temperature", "0.1,1", "--seeds", "64", "--steps", "60", "--dt", "0.1"]
@@ -42,7 +46,9 @@ def test_report_and_resume_compute_nothing(finished, capsys):
 
 
 def test_statistics_are_those_of_the_law(finished):
-    for s in statistics(store.load(finished).dataset()):
+    run = running.experiment_of(finished)
+    assert isinstance(run, GasRun)
+    for s in statistics(run, store.load(finished).dataset()):
         square = spectra.curve((s.levels**2).sum(1))
         assert abs(square.value - s.temperature * 36) < 5 * square.error
         assert s.diverged == s.violations == s.unconverged == 0
@@ -85,11 +91,84 @@ def test_other_gases_have_figures_too(options, tmp_path):
     assert len(list((tmp_path / "run" / "figures").iterdir())) == 4
 
 
+def exact(n: int, beta: int, key: int, shape: tuple[int, int]) -> np.ndarray:
+    """Levels of independent Gaussian matrices, largest first, [*shape, n]."""
+    matrices = np.asarray(ensembles.gaussian(jax.random.key(key), n, beta, shape))
+    return np.linalg.eigvalsh(matrices)[..., :: 2 if beta == 4 else 1][..., ::-1].astype(float)
+
+
+@pytest.mark.parametrize("beta", [1, 2, 4])
+@pytest.mark.parametrize("levels", [8, 32])
+def test_an_exact_gas_has_its_beta(levels, beta):
+    """Eight gases of 256 replicas: each within 3.5 of its errors, all together within 3, which are fair."""
+    run = GasRun(levels=levels, beta=float(beta))
+    spacings = [gas.bulk_spacings(gas.unfold(x)) for x in exact(levels, beta, 10 * levels + beta, (8, 256))]
+    found = np.array([gas.calibrated_beta(run, s)[:2] for s in spacings])
+    off = (found[:, 0] - beta) / found[:, 1]
+    assert np.all(np.abs(off) < 3.5)
+    reference = gas._reference(levels, None, float(beta), 256)
+    error = np.hypot(found[:, 1].mean() / np.sqrt(8), beta * reference.error / reference.value)
+    assert abs(found[:, 0].mean() - beta) < 3 * error < 0.06 * beta * np.sqrt(32 / levels)
+    assert 0.4 < off.std(ddof=1) < 1.7
+    if (levels, beta) == (32, 1):  # what is fitted is no β
+        assert spectra.fit_beta(np.concatenate(spacings)).value < 0.96
+    assert gas.calibrated_beta(run, spacings[0]) == gas.calibrated_beta(run, spacings[0])
+
+
+def test_rectangular_matrices_have_their_own_reference():
+    """Singular values near a hard edge; Gram matrices have the same, and large gases that of fewer levels."""
+    w = np.random.default_rng(5).normal(size=(1024, 12, 8))
+    x = np.linalg.svd(w, compute_uv=False)
+    for geometry, levels in (("singular", x), ("gram", x**2)):
+        run = GasRun(levels=8, geometry=geometry, rows=12)
+        found = gas.calibrated_beta(run, gas.bulk_spacings(gas.unfold(levels)))
+        assert abs(found.value - 1) < 3 * found.error < 0.2
+
+
+def row(balance, error, temperature=1.0, count=512):
+    """Of the statistics what the advice looks at."""
+    return types.SimpleNamespace(
+        temperature=temperature, balance=Estimate(balance, error, count), diverged=0, violations=0
+    )
+
+
 def test_advice_tells_a_coarse_step_from_a_fine_one():
     run = GasRun(levels=4, temperature=(1.0,), seeds=256, steps=30, dt=0.3, scheme="backward_euler")
-    assert "too coarse" in gas_figures.gas_advice(run, statistics(running.run(run).only))
-    run = GasRun(levels=4, temperature=(1.0,), seeds=256, steps=30, dt=0.3)
-    assert "No error of the step is seen" in gas_figures.gas_advice(run, statistics(running.run(run).only))
+    assert "too coarse" in gas_figures.gas_advice(run, statistics(run, running.run(run).only))
+    run = GasRun(levels=4, temperature=(1.0,), seeds=256, steps=30, dt=0.3, scheme="pairwise_kick")
+    assert "No error of the step is seen" in gas_figures.gas_advice(run, [row(0.01, 0.005)])
+
+
+@pytest.mark.parametrize(
+    ("options", "exact"),
+    [
+        ({}, True),
+        ({"centre": 2.0, "beta": 4.0}, True),
+        ({"geometry": "singular"}, True),
+        ({"geometry": "gram", "rows": 9}, True),
+        ({"geometry": "singular", "centre": 2.0}, False),
+        ({"geometry": "gram", "centre": 2.0}, False),
+        ({"potential": "double-well"}, False),
+        ({"beta": 2.5}, False),
+        ({"levels": 65}, False),
+        ({"scheme": "backward_euler"}, False),
+    ],
+)
+def test_advice_is_silent_where_the_step_is_exact(options, exact):
+    run = GasRun(**{"levels": 8, **options})
+    said = gas_figures.gas_advice(run, [row(0.0, 0.01), row(0.05, 0.01)])
+    assert ("too coarse" in said) == (not exact)
+    assert ("exact in law" in said) == exact
+
+
+def test_advice_allows_for_the_number_of_rows():
+    """One of eight rows at 3.2 errors is noise, at 4.2 it is not; alone it is not either way; five seeds say less."""
+    run = GasRun(levels=8, potential="quartic", dt=0.01)
+    rows = [row(0.001, 0.01, t) for t in run.temperature[:7]]
+    assert "No error" in gas_figures.gas_advice(run, [*rows, row(0.032, 0.01)])
+    assert "--dt 0.0033" in gas_figures.gas_advice(run, [*rows, row(-0.042, 0.01)])
+    assert "too coarse" in gas_figures.gas_advice(run, [row(0.032, 0.01)])
+    assert "No error" in gas_figures.gas_advice(run, [row(0.032, 0.01, count=5)])
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,31 @@
 """A scaling run from settings to tables, at sizes of seconds; the statistics behind it are tested in test_scaling."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 from conftest import assert_same
 
 import dysonjax as dj
+from dysonjax.engine.jobs import Results
 from dysonjax.experiments import running
 from dysonjax.experiments.linear_scaling import analysis as scaling_report
 from dysonjax.experiments.linear_scaling import experiment as linear_scaling
-from dysonjax.experiments.linear_scaling.experiment import Ensemble, ScalingRun, ensembles, scaling_run
+from dysonjax.experiments.linear_scaling.experiment import (
+    Ensemble,
+    LinearScaling,
+    RBMScaling,
+    ScalingRun,
+    TeacherStudentScaling,
+    ensembles,
+    model_of,
+)
 from dysonjax.experiments.recipes import recipes
 
-SMALL = ScalingRun(
-    "teacher-student", ((0.1, 4), (0.1, 16), (0.4, 16)), ("sgd", "dyson"), seeds=64, time=20.0, sampling="wishart",
+SMALL = TeacherStudentScaling(
+    points=((0.1, 4), (0.1, 16), (0.4, 16)), level=("sgd", "dyson"), seeds=64, time=20.0, sampling="wishart",
     noise=0.5, snapshots=5,
 )  # fmt: skip
 
@@ -45,7 +56,7 @@ def test_a_run_is_read_back_and_continued(done):
 
 def test_another_run_is_refused(done):
     with pytest.raises(dj.StoreError, match="holds another run"):
-        running.run(ScalingRun("teacher-student", SMALL.settings, seeds=65), done[0])
+        running.run(TeacherStudentScaling(points=SMALL.settings, seeds=65), done[0])
     with pytest.raises(dj.StoreError, match="expected the directory of a dysonjax run"):
         running.experiment_of(done[0] / "figures")
 
@@ -86,9 +97,9 @@ def synthetic(run, rng, description, rate, size, shift=0.0):
 @pytest.fixture(scope="module")
 def exact():
     settings = ((0.01, 64), (0.01, 128), (0.02, 128), (0.02, 256))
-    run = ScalingRun("rbm", settings, ("sgd", "matrix"), visible=6, sampling="wishart")
+    run = RBMScaling(points=settings, level=("sgd", "matrix"), visible=6, sampling="wishart")
     rng = np.random.default_rng(1)
-    sets = [synthetic(run, rng, d, *s) for d in run.descriptions for s in settings]
+    sets = [synthetic(run, rng, d, *s) for d in run.level for s in settings]
     return run, scaling_report.analyse(run, sets)
 
 
@@ -114,7 +125,7 @@ def test_lost_replicas_are_shown(exact):
 
 
 def test_a_setting_with_few_survivors_is_shown_and_left_out():
-    run = ScalingRun("rbm", ((0.01, 16), (0.02, 32), (0.02, 64)), visible=6)
+    run = RBMScaling(points=((0.01, 16), (0.02, 32), (0.02, 64)), level=("sgd",), visible=6)
     rng = np.random.default_rng(2)
     sets = [synthetic(run, rng, "sgd", *s) for s in run.settings]
     sets[1] = sets[1]._replace(levels=sets[1].levels[:5])
@@ -125,7 +136,7 @@ def test_a_setting_with_few_survivors_is_shown_and_left_out():
 
 
 def test_equal_temperatures_that_differ_are_seen():
-    run = ScalingRun("rbm", ((0.01, 16), (0.02, 32)), visible=6)
+    run = RBMScaling(points=((0.01, 16), (0.02, 32)), level=("sgd",), visible=6)
     rng = np.random.default_rng(3)
     sets = [synthetic(run, rng, "sgd", *s, shift=s[0]) for s in run.settings]
     (found,) = scaling_report.analyse(run, sets)
@@ -133,7 +144,7 @@ def test_equal_temperatures_that_differ_are_seen():
 
 
 def test_a_run_without_pairs():
-    run = ScalingRun("linear", ((0.01, 4), (0.01, 16)), teacher=(1.0, 2.0, 3.0), noise=0.5)
+    run = LinearScaling((0.01,), (4, 16), level=("sgd",), teacher=(1.0, 2.0, 3.0), noise=0.5)
     rng = np.random.default_rng(4)
     (found,) = scaling_report.analyse(run, [synthetic(run, rng, "sgd", *s) for s in run.settings])
     assert found.spacing is found.width is found.small is None
@@ -151,21 +162,74 @@ def test_the_papers_recipes():
         json.dumps(run.network.config)
 
 
+BEFORE = {
+    "model": "linear", "settings": ((0.02, 4), (0.02, 8)), "descriptions": ("sgd", "log-gas"), "seeds": 32, "time": 0.4,
+    "steps": 0, "sampling": "wishart", "batches": 0, "snapshots": 41, "key": 0, "visible": 10, "hidden": None,
+    "sweeps": 3, "teacher": (2.0, 2.0), "trained": "first", "noise": 1.0, "init_width": 0.1,
+}  # fmt: skip
+"""Settings as dysonjax 0.1 stored them."""
+
+
+@pytest.mark.parametrize(
+    ("changed", "now"),
+    [
+        ({}, {"learning_rate": (0.02,), "batch_size": (4, 8)}),
+        ({"settings": ((0.1, 4), (0.2, 8)), "trained": "both"}, {"points": ((0.1, 4), (0.2, 8)), "train": "both"}),
+        ({"settings": linear_scaling.LINEAR_SETTINGS}, {}),
+    ],
+)
+def test_settings_of_before_are_those_of_a_model(changed, now):
+    run = ScalingRun.of({**BEFORE, **changed})
+    common = {"level": ("sgd", "log-gas"), "seeds": 32, "time": 0.4, "teacher": (2.0, 2.0)}
+    assert run == LinearScaling(**common, **now)
+    assert run.settings == {**BEFORE, **changed}["settings"]
+    # a scan's header says what it said, so that the run can be continued
+    told = run.dynamics("sgd").config["scaling"]
+    assert told == {**BEFORE, **changed, "settings": (), "descriptions": ()} and [*told] == [*BEFORE]
+
+
+def test_a_run_of_before_is_the_same_run(done, tmp_path):
+    """Its record has other names; nothing is computed again and the record stays."""
+    run = tmp_path / "run"
+    shutil.copytree(done[0], run)
+    record = json.loads((run / "run.json").read_text())
+    old = record["settings"]
+    for name in ("learning_rate", "batch_size"):
+        del old[name]
+    old |= {"settings": old.pop("points"), "descriptions": old.pop("level")}
+    (run / "run.json").write_text(text := json.dumps(record))
+    assert running.load(run)[0] == SMALL
+    running.run(SMALL, run, extend=True)
+    assert (run / "run.json").read_text() == text and not (run / "extensions").exists()
+    with pytest.raises(dj.StoreError, match=r"time = 20\.0 there, 30\.0 asked for"):
+        running.run(dataclasses.replace(SMALL, time=30.0), run)
+
+
+def test_every_model_has_options_of_its_own():
+    assert [*ScalingRun.options()] == ["rbm", "teacher-student", "linear"]
+    assert model_of("rbm") is RBMScaling
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"model": "gpt"}, "model = 'gpt': expected one of rbm, teacher-student, linear"),
-        ({"model": "rbm", "descriptions": ("sgd", "none")}, "level = 'sgd,none': expected some of sgd, matrix, dyson"),
+        ({"model": "rbm", "level": ("sgd", "none")}, "level = 'sgd,none': expected some of sgd, matrix, dyson"),
         ({"model": "rbm", "seeds": 1}, "seeds = 1"),
         ({"model": "rbm", "time": -1.0}, "time = -1.0: expected a positive number"),
-        ({"model": "rbm", "batches": 3}, "batches = 3: expected 0"),
+        ({"model": "linear", "batches": -3}, "batches = -3: expected a whole number of at least 0"),
+        ({"model": "rbm", "learning_rate": (0.1,)}, "learning-rate = (0.1,), batch-size = None: expected both or"),
+        (
+            {"model": "rbm", "learning_rate": (0.1,), "batch_size": (4,), "points": ((0.1, 4),)},
+            "points = ((0.1, 4),): expected none beside learning rates",
+        ),
         ({"model": "rbm", "sampling": "real"}, "sampling = 'real'"),
-        ({"model": "rbm", "settings": ()}, "settings = ()"),
+        ({"model": "rbm", "points": ()}, "points = ()"),
         ({"model": "rbm", "hidden": 3}, "hidden = 3"),
         ({"model": "linear", "noise": 0.0}, "noise = 0.0"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(dj.InputError) as error:
-        scaling_run(**arguments)
+        ScalingRun.of(arguments).jobs(Results())
     assert message in str(error.value) and "\n" not in str(error.value)

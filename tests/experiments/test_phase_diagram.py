@@ -138,6 +138,14 @@ def test_three_phases_each_by_its_own_order_parameter(run):
     assert phases == ["ordered", "jammed", "paramagnetic"]
 
 
+def test_what_no_seed_has_is_nan_without_a_warning(run):
+    """As the alignment of networks whose units are all dead."""
+    ds = run.copy(deep=True)
+    ds.alignment.loc[{"learning_rate": ds.learning_rate[0], "init_width": ds.init_width[0]}] = np.nan
+    found = summary(ds).alignment.isel(learning_rate=0, init_width=0)
+    assert found.isnull().all() and summary(run).alignment.isel(learning_rate=0, init_width=0).notnull().all()
+
+
 def test_order_parameters_are_what_they_are_called(run, diagram):
     assert run.levels.dims == ("learning_rate", "init_width", "batch_size", "seed", "snapshot", "level")
     np.testing.assert_allclose(run.test_error, 2 * run.test_loss, rtol=1e-4, atol=1e-9)

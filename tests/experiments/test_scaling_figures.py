@@ -6,7 +6,7 @@ import pytest
 
 from dysonjax.experiments.linear_scaling import analysis as scaling_report
 from dysonjax.experiments.linear_scaling import figures as scaling_figures
-from dysonjax.experiments.linear_scaling.experiment import Ensemble, ScalingRun
+from dysonjax.experiments.linear_scaling.experiment import Ensemble, LinearScaling, RBMScaling, TeacherStudentScaling
 
 ALWAYS = {"level_flow", "stacked_spectra", "multiplet_densities", "centres"}
 PAIRS = {"spacings", "scaling", "spacing_against_width"}
@@ -25,18 +25,16 @@ def synthetic(run, rng, description, rate, size, count=64):
 
 
 RUNS = {
-    "rbm": ScalingRun("rbm", ((0.01, 16), (0.02, 16), (0.02, 64)), ("sgd", "matrix", "dyson"), visible=6),
-    "teacher-student": ScalingRun("teacher-student", ((0.1, 4), (0.2, 4)), ("sgd",), noise=0.5),
-    "no pairs": ScalingRun(
-        "linear", ((0.01, 4), (0.01, 8)), ("sgd", "log-gas"), teacher=(1.0, 2.0, 2.0, 2.0), noise=0.5
-    ),
-    "one setting": ScalingRun("teacher-student", ((0.1, 4),), ("sgd",), noise=0.5),
+    "rbm": RBMScaling(points=((0.01, 16), (0.02, 16), (0.02, 64)), visible=6, seeds=512),
+    "teacher-student": TeacherStudentScaling((0.1, 0.2), (4,), level=("sgd",), noise=0.5),
+    "no pairs": LinearScaling((0.01,), (4, 8), level=("sgd", "log-gas"), teacher=(1.0, 2.0, 2.0, 2.0), noise=0.5),
+    "one setting": TeacherStudentScaling((0.1,), (4,), level=("sgd",), noise=0.5),
 }
 
 
 def analysed(run):
     rng = np.random.default_rng(0)
-    return scaling_report.analyse(run, [synthetic(run, rng, d, *s) for d in run.descriptions for s in run.settings])
+    return scaling_report.analyse(run, [synthetic(run, rng, d, *s) for d in run.level for s in run.settings])
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "rbm" else n for n in RUNS])

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from dysonjax.core.errors import InputError, StoreError
+from dysonjax.core.leaves import named_leaves
 from dysonjax.experiments import running
 from dysonjax.experiments.gpt import job
 from dysonjax.experiments.gpt.evaluation import evaluate, generate
@@ -17,7 +18,7 @@ from dysonjax.experiments.gpt.summary import times
 from dysonjax.experiments.gpt.training import draw
 from dysonjax.models.gpt import loss
 from dysonjax.models.text import windows
-from dysonjax.storage.checkpoints import RESULTS, flat, load_results, load_weights
+from dysonjax.storage.checkpoints import RESULTS, load_results, load_weights
 
 POEM = "How many roads must a man walk down before you call him a man?\n" * 30
 
@@ -96,7 +97,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monke
     assert again.done >= -1000 + 30
     for name in ("train_loss", "validation_loss", "levels", "final_loss"):
         np.testing.assert_array_equal(parts[name].values, whole[name].values, err_msg=name)
-    a, b = (flat(load_weights(tmp_path / place / "final.npz")) for place in ("whole", "parts"))
+    a, b = (named_leaves(load_weights(tmp_path / place / "final.npz")) for place in ("whole", "parts"))
     assert all((a[name] == b[name]).all() for name in a)
     # finished: read, not computed
     monkeypatch.setattr(job, "train", None)

@@ -13,7 +13,7 @@ from upath import UPath
 import dysonjax as dj
 from dysonjax.cli.app import main
 from dysonjax.experiments import running
-from dysonjax.experiments.linear_scaling.experiment import ScalingRun
+from dysonjax.experiments.linear_scaling.experiment import TeacherStudentScaling
 from dysonjax.runtime.team import Share
 from dysonjax.storage import store
 from dysonjax.storage.locations import is_remote, place
@@ -68,7 +68,7 @@ def test_a_run_at_a_url_is_the_same(url):
     assert_same(whole, store.load(url).dataset())
     assert_same(whole.isel(snapshot=-1), store.load(url).dataset(lazy=True).isel(snapshot=-1).load())
     assert not store.load(url).pending()
-    assert {p.name for p in UPath(url).iterdir()} == {"store.zarr", "config.json", "run.json"}
+    assert {p.name for p in UPath(url).iterdir()} == {"store.zarr", "blocks", "sessions", "run.json"}
 
 
 def test_it_is_continued_shared_and_merged(url):
@@ -162,7 +162,7 @@ def test_the_command_line_takes_urls(url, capsys, monkeypatch):
 
 
 def test_several_scans_at_a_url(url):
-    settings = ScalingRun("teacher-student", ((0.1, 4),), ("dyson",), seeds=20, time=1.0)
+    settings = TeacherStudentScaling((0.1,), (4,), level=("dyson",), seeds=20, time=1.0)
     found = running.run(settings, url)
     assert np.isfinite(next(iter(found.values())).levels).all()
     for key, ds in running.load(url)[1].items():

@@ -7,7 +7,7 @@ from conftest import assert_same, ornstein_uhlenbeck
 import dysonjax as dj
 from dysonjax.cli.app import main
 from dysonjax.experiments import running
-from dysonjax.experiments.linear_scaling.experiment import ScalingRun
+from dysonjax.experiments.linear_scaling.experiment import TeacherStudentScaling
 from dysonjax.runtime.team import Share, share_of
 from dysonjax.storage import store
 from dysonjax.storage.merging import merge
@@ -116,7 +116,7 @@ def test_parts_that_do_not_belong_together_are_refused_by_name(parts, tmp_path):
 
 
 def test_a_run_of_several_scans_is_merged(tmp_path):
-    settings = ScalingRun("teacher-student", ((0.1, 4),), ("dyson",), seeds=20, time=1.0)
+    settings = TeacherStudentScaling((0.1,), (4,), level=("dyson",), seeds=20, time=1.0)
     one, two = tmp_path / "one", tmp_path / "two"
     for i, part in enumerate((one, two)):
         running.run(settings, part, share=Share(i, 2), block_size=8)

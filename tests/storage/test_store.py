@@ -18,7 +18,9 @@ import zarr
 from conftest import assert_same, ornstein_uhlenbeck
 
 import dysonjax as dj
+from dysonjax.experiments import running
 from dysonjax.storage import store
+from dysonjax.storage.merging import merge
 
 pytestmark = pytest.mark.optimised  # it is about bits
 
@@ -96,7 +98,7 @@ def test_a_stored_run_is_the_same_as_one_in_memory(whole, tmp_path, count):
     assert_same(whole, again)
     assert again.attrs == ds.attrs
     assert again.x.attrs == whole.x.attrs
-    assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} == {"store.zarr", "config.json", "run.json"}
+    assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} == {"store.zarr", "blocks", "sessions", "run.json"}
 
 
 def test_a_finished_run_is_neither_computed_nor_written_again(finished, copy, count):
@@ -106,12 +108,37 @@ def test_a_finished_run_is_neither_computed_nor_written_again(finished, copy, co
     assert contents(copy) == before
 
 
-def test_the_configuration_is_readable_text(finished):
-    config = json.loads((finished / "config.json").read_text())
-    assert config["experiment"]["steps"] == 200
-    assert config["axes"] == {n: list(v) for n, v in AXES.items()}
-    (session,) = config["provenance"]
-    assert session["versions"]["jax"] == jax.__version__
+def test_what_was_run_on_what_is_readable_text(finished):
+    group = json.loads((finished / "store.zarr" / "zarr.json").read_text())["attributes"]
+    assert group["header"]["experiment"]["steps"] == 200
+    assert group["header"]["axes"] == {n: list(v) for n, v in AXES.items()}
+    (session,) = (json.loads(path.read_text()) for path in (finished / "sessions").iterdir())
+    for told in (group, session):
+        assert told["versions"]["jax"] == jax.__version__
+        assert told["processor"]["model"]
+    assert group["command"]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_interrupted_in_a_notebook_it_gives_back_what_is_finished(whole, tmp_path, monkeypatch, count, caplog, stored):
+    def stop(self, *block):
+        if len(count) == 18:
+            raise KeyboardInterrupt
+        write(self, *block)
+
+    write, out = store.Store.write, tmp_path / "run" if stored else None
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Store, "write", stop)
+        patch.setattr(module, "in_notebook", lambda: True)
+        part = run(out)
+    kept = part.diverged_step != -2
+    assert int(kept.sum()) == 17 * BLOCK
+    assert_same(whole.where(kept), part.where(kept), ["levels", "x"])
+    assert f"interrupted: {13 * BLOCK} of 480 replicas are not computed" in caplog.text
+    if stored:
+        assert_same(part, dj.open(tmp_path / "run"))
+        assert_same(whole, run(out))
+        assert count == [BLOCK] * (18 + 13)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -224,7 +251,7 @@ def child(out, before=""):
 
 def finished_blocks(out):
     """Counted by files, as a program outside would."""
-    return sum(p.is_file() and not p.name.endswith(".partial") for p in (out / "store.zarr/finished/c").rglob("*"))
+    return len([*(out / "blocks").glob("*.json")])
 
 
 def test_killed_at_random_moments_and_continued(whole, tmp_path, count):
@@ -335,6 +362,7 @@ def test_a_run_without_permission_to_write(half, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("zarr.storage._local._put", forbidden)
+        patch.setattr("pathlib.Path.write_text", forbidden)
         refused(lambda: run(half, steps=200), "Permission denied")
     assert contents(half) == before
     assert pending(half) == 13
@@ -392,88 +420,117 @@ def edit(path, change):
     path.write_text(json.dumps(document))
 
 
-def damage_format(out):
-    edit(out / "store.zarr/zarr.json", lambda d: d["attributes"].update(format="dysonjax run 99"))
+def chunk(out, array="x", block="1/2"):
+    return out / "store.zarr" / array / "c" / block / ("" if array == "diverged_step" else "0/0")
 
 
-def damage_no_format(out):
-    edit(out / "store.zarr/zarr.json", lambda d: d["attributes"].pop("format"))
+def flip(path, at=5):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 16
+    path.write_bytes(content)
 
 
-def damage_header(out):
-    edit(out / "store.zarr/zarr.json", lambda d: d["attributes"]["header"].pop("axes"))
+def swap(one, other):
+    one_content, other_content = one.read_bytes(), other.read_bytes()
+    one.write_bytes(other_content)
+    other.write_bytes(one_content)
 
 
-def damage_header_kind(out):
-    edit(out / "store.zarr/zarr.json", lambda d: d["attributes"].update(header=[1, 2]))
+def another_runs_block(out):
+    """All files of a block, its list among them, of the same run with another key."""
+    run(out / "other", steps=200, key=6)
+    for array in ("x", "levels"):
+        shutil.copy(chunk(out / "other", array), chunk(out, array))
+    shutil.copy(out / "other" / "blocks" / "1.2.json", out / "blocks" / "1.2.json")
+    shutil.rmtree(out / "other")
 
 
-def damage_experiment(out):
-    edit(out / "store.zarr/zarr.json", lambda d: d["attributes"]["header"].update(experiment=7))
-
-
-def damage_half_a_file(out):
-    path = out / "store.zarr/zarr.json"
-    path.write_bytes(path.read_bytes()[:200])
-
-
-def damage_empty_file(out):
-    (out / "store.zarr/zarr.json").write_bytes(b"")
-
-
-def damage_no_group(out):
-    (out / "store.zarr/zarr.json").unlink()
-
-
-def damage_marks(out):
-    shutil.rmtree(out / "store.zarr/finished")
-
-
-def damage_marks_metadata(out):
-    (out / "store.zarr/finished/zarr.json").write_text("{}")
-
-
-def damage_array(out):
-    shutil.rmtree(out / "store.zarr/x")
-
-
-def damage_array_metadata(out):
-    (out / "store.zarr/x/zarr.json").write_text('{"zarr_format": 3')
-
-
-def damage_block(out):
-    path = next(p for p in sorted((out / "store.zarr/x/c").rglob("*")) if p.is_file())
-    path.write_bytes(path.read_bytes()[:20])
-
-
-def damage_mark(out):
-    path = next(p for p in sorted((out / "store.zarr/finished/c").rglob("*")) if p.is_file())
-    path.write_bytes(b"nonsense")
-
-
-DAMAGE = {name: value for name, value in globals().items() if name.startswith("damage_")}
-
-
-NEEDED_TO_CONTINUE_ONLY = {"damage_marks", "damage_marks_metadata", "damage_mark", "damage_experiment"}
-
-
-def refused_as_damaged(copy, name, call):
-    DAMAGE[name](copy)
-    before = contents(copy)
-    message = refused(call, str(copy))
-    if name in ("damage_format", "damage_no_format"):
-        assert "expected format 'dysonjax run 1', found " in message
-    assert contents(copy) == before
+GROUP, LIST = "store.zarr/zarr.json", "blocks/1.2.json"
+DAMAGE = {
+    "a chunk is missing": (lambda out: chunk(out).unlink(), "x/c/1/2/0/0 is missing"),
+    "a chunk is cut": (lambda out: chunk(out).write_bytes(chunk(out).read_bytes()[:20]), "has 20 bytes instead of"),
+    "a chunk is empty": (lambda out: chunk(out).write_bytes(b""), "has 0 bytes instead of"),
+    "a chunk has another bit": (lambda out: flip(chunk(out)), "x/c/1/2/0/0 was changed after it was written"),
+    "a chunk's checksum has another bit": (lambda out: flip(chunk(out), -1), "was changed after it was written"),
+    "chunks are swapped": (lambda out: swap(chunk(out), chunk(out, block="0/4")), "is that of another block or run"),
+    "a compressed chunk has another bit": (lambda out: flip(chunk(out, "diverged_step")), "was changed after"),
+    "a block is another run's": (another_runs_block, "is the list of a block of another run"),
+    "a chunk is another run's": (lambda out: shutil.copy(chunk(out, "levels"), chunk(out)), "is that of another block"),
+    "a list is missing": (lambda out: (out / LIST).unlink(), "the list of this finished block is missing"),
+    "a list is cut": (lambda out: (out / LIST).write_text((out / LIST).read_text()[:40]), "cannot be read"),
+    "a list is empty": (lambda out: (out / LIST).write_text(""), "cannot be read"),
+    "a list is edited": (lambda out: edit(out / LIST, lambda d: d.update(session="mine")), "was changed after"),
+    "a list is another block's": (lambda out: shutil.copy(out / "blocks/0.4.json", out / LIST), "is that of block 0.4"),
+    "the group's metadata are cut": (lambda out: (out / GROUP).write_text((out / GROUP).read_text()[:200]), "read"),
+    "the group's metadata are empty": (lambda out: (out / GROUP).write_text(""), "cannot be read"),
+    "the group's metadata are missing": (lambda out: (out / GROUP).unlink(), "cannot be read"),
+    "the group's attributes are edited": (
+        lambda out: edit(out / GROUP, lambda d: d["attributes"]["header"]["snapshots"].pop()), "was changed after",
+    ),
+    "the group's copy of an array's metadata is edited": (
+        lambda out: edit(out / GROUP, lambda d: d["consolidated_metadata"]["metadata"]["x"].update(fill_value=0.0)),
+        "does not tell what the arrays' own zarr.json tell",
+    ),
+    "an array's metadata are edited": (
+        lambda out: edit(out / "store.zarr/x/zarr.json", lambda d: d.update(fill_value=0.0)), "was changed after",
+    ),
+    "an array's metadata are cut": (lambda out: (out / "store.zarr/x/zarr.json").write_text('{"zarr_fo'), "read"),
+    "an array is missing": (lambda out: shutil.rmtree(out / "store.zarr/x"), "cannot be read"),
+    "a hyper-parameter has another bit": (lambda out: flip(out / "store.zarr/learning_rate/c/0"), "cannot be read"),
+    "a hyper-parameter is missing": (
+        lambda out: (out / "store.zarr/learning_rate/c/0").unlink(), "is not what the run was made with",
+    ),
+    "another format": (
+        lambda out: edit(out / GROUP, lambda d: d["attributes"].update(format="dysonjax run 99")),
+        "expected format 'dysonjax run 2', found 'dysonjax run 99'",
+    ),
+    "no format": (lambda out: edit(out / GROUP, lambda d: d["attributes"].pop("format")), "found None"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_run_is_not_continued_and_left_alone(copy, name):
-    refused_as_damaged(copy, name, lambda: run(copy, steps=200))
+def test_damage_is_named_wherever_the_run_is_used_and_left_alone(copy, name):
+    change, words = DAMAGE[name]
+    change(copy)
+    before = contents(copy)
+    for use in (
+        lambda: dj.open(copy).load(),
+        lambda: run(copy, steps=200),
+        lambda: merge(copy.parent / "merged", [copy]),
+        lambda: running.report(copy),
+    ):
+        refused(use, str(copy), words)
+    assert contents(copy) == before
+    (told, *_) = (found.message for found in dj.verify(copy).damage)
+    assert words in told
 
 
-@pytest.mark.parametrize("name", sorted(DAMAGE.keys() - NEEDED_TO_CONTINUE_ONLY))
-def test_a_damaged_run_is_not_read_and_left_alone(copy, name):
-    refused_as_damaged(copy, name, lambda: store.load(copy).dataset())
+def test_no_bit_flip_in_any_file_of_numbers_is_unnoticed(copy):
+    """A full read, as `dj.open` makes it, of 200 damaged copies."""
+    chunks = [p for p in (copy / "store.zarr").rglob("*") if p.is_file() and "c" in p.relative_to(copy).parts]
+    draw = np.random.default_rng(0)
+    for path in draw.choice(np.array(chunks), 200):
+        good = path.read_bytes()
+        bad = bytearray(good)
+        bad[draw.integers(len(bad))] ^= 1 << draw.integers(8)
+        path.write_bytes(bad)
+        refused(lambda: dj.open(copy).load(), str(copy))
+        path.write_bytes(good)
+    dj.open(copy).load()
+
+
+def test_damaged_blocks_are_set_back_and_computed_again(finished, copy, count):
+    flip(chunk(copy))
+    chunk(copy, block="0/4").unlink()
+    (copy / "blocks" / "0.0.json").unlink()
+    found = dj.verify(copy, repair=True)
+    assert {damage.block for damage in found.damage} == {(1, 2), (0, 4), (0, 0)}
+    assert pending(copy) == 3
+    assert_same(store.load(finished).dataset(), run(copy, steps=200))
+    assert count == [BLOCK] * 3
+    assert not dj.verify(copy).damage
+    again = (copy / "store.zarr/x/c/1/2/0/0").read_bytes()
+    assert again == (finished / "store.zarr/x/c/1/2/0/0").read_bytes()
 
 
 def test_what_a_kill_during_creation_leaves_is_cleared_away(finished, tmp_path):

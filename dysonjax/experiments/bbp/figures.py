@@ -12,9 +12,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
-from rich.table import Table
 
 from dysonjax import laws, spectra
+from dysonjax.core.tables import Table
 from dysonjax.experiments import plotting as plots
 from dysonjax.experiments.bbp.analysis import CLEAR, OUTSIDE, Curve, Transition, critical, curves, deviations
 from dysonjax.experiments.bbp.experiment import BBPRun
@@ -39,7 +39,7 @@ def bbp_table(run: BBPRun, ds: xr.Dataset) -> Table:
     )
     table = Table(title=title, title_justify="left")
     for column in ("σ_W", "t", "ε_c measured", "between", "ε_c law", "outlier in ½", "level", "left q²", "right q²"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right")
     for found, curve in zip(critical(ds), curves(ds), strict=True):
         off = deviations(run, curve)
         low, high = found.bracket

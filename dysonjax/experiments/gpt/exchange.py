@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import xarray as xr
 from jaxtyping import Float
-from rich.table import Table
 from scipy.special import chdtrc
 
 from dysonjax.core.errors import require
+from dysonjax.core.tables import Table
 from dysonjax.experiments.gpt.grid import GPTScalingRun
 from dysonjax.experiments.tables import plain_table
 from dysonjax.models.gpt import KINDS

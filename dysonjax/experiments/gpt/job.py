@@ -14,7 +14,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from dysonjax.core.errors import require
+from dysonjax.core.errors import StoreError, require
+from dysonjax.engine.jobs import Verified, same
 from dysonjax.experiments.gpt.evaluation import evaluate
 from dysonjax.experiments.gpt.settings import GPTSettings
 from dysonjax.experiments.gpt.training import State, fastest, shared_out, start, train, validation_steps
@@ -25,12 +26,15 @@ from dysonjax.runtime.progress import Bar, progress_bar
 from dysonjax.runtime.team import WHOLE, Share, team
 from dysonjax.storage.checkpoints import (
     RESULTS,
+    has_results,
     load_checkpoint,
     load_results,
+    remove_results,
     save_checkpoint,
     save_results,
     save_weights,
 )
+from dysonjax.storage.damage import Damage
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +69,30 @@ class TrainingJob:
             return None
         return trained(self.settings, place, progress, before=before)
 
-    def open(self, place: Path) -> xr.Dataset:
-        """Spectra and losses."""
-        return load_results(place)
+    def open(self, *places: Path, lazy: bool | None = None) -> xr.Dataset:
+        """Spectra and losses, from the first part that has them."""
+        return load_results(next(filter(has_results, places), places[0]))
 
     def missing(self, place: Path) -> tuple[list[str], int]:
         """The whole training, or nothing."""
-        return [] if (place / RESULTS).is_dir() else ["the training"], 1
+        return [] if has_results(place) else ["the training"], 1
+
+    def verify(self, place: Path, repair: bool = False, recompute: int = 0) -> Verified:
+        """Read its results, and with `recompute` train it again from the start."""
+        if not has_results(place) and not (place / RESULTS).is_dir():
+            return Verified()
+        try:
+            stored = load_results(place)
+        except StoreError as error:
+            if repair:
+                remove_results(place)
+            return Verified([Damage(str(error), (0, 0))], 1)
+        if not recompute:
+            return Verified((), 1)
+        again = trained(self.settings)
+        different = [str(name) for name in stored.variables if not same(stored[name].values, again[name].values)]
+        told = f"{place}: another training gives other values of {', '.join(different)}"
+        return Verified((), 1, 1, 1, [told] if different else (), ("bit for bit",))
 
     def forecast(
         self, place: Path | None, known: Any, shares: int = 1, block_size: int | None = None, extend: bool = False
@@ -89,7 +110,7 @@ def trained(
     of the validation text with its standard error `final_loss_error`, windows taken for independent.
     """
     check_text(run.network, run.source)
-    if out is not None and (out / RESULTS).is_dir():
+    if out is not None and has_results(out):
         before()
         return load_results(out)
     place, state = shared_out(run, devices or fastest()), start(run)

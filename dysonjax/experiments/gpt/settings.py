@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dysonjax.core.errors import require, whole
+from dysonjax.core.leaves import named_leaves
 
 if TYPE_CHECKING:
     import optax
@@ -142,11 +143,10 @@ class GPTSettings:
         """What records the spectra of the watched matrices, those of query, key and value also by head."""
         import jax
 
-        from dysonjax.storage.checkpoints import flat
         from dysonjax.weights.monitor import SpectralMonitor
 
         kinds = ("query", "key", "value") if self.heads > 1 else ()
-        names = flat(jax.eval_shape(lambda: params))
+        names = named_leaves(jax.eval_shape(lambda: params))
         by_head = {f"*/{kind}/kernel": self.heads for kind in kinds if any(self._watches(n, kind) for n in names)}
         return SpectralMonitor(params, self.steps, self.watch, every=self.every, heads=by_head)
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from rich.table import Table
 from scipy.special import ndtri
 
 from dysonjax import ensembles, laws, spectra
+from dysonjax.core.tables import Table
 from dysonjax.experiments.tables import plain_table
 from dysonjax.spectra import Estimate
 from dysonjax.spectra.estimates import ks_of_rows

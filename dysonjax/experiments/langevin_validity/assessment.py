@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
-from rich.table import Table
 
 from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import InputError, require, whole
 from dysonjax.core.model import HasLevelTheory
 from dysonjax.core.observables import Variable, snapshot
 from dysonjax.core.potentials import LevelTheory
+from dysonjax.core.tables import Table
 from dysonjax.dynamics.gradients import GradientNoise, by_examples, gradient_noise
 from dysonjax.dynamics.stochastic_gradient import sgd
 from dysonjax.dynamics.variance_amplified import svag

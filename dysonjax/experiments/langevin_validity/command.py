@@ -1,9 +1,11 @@
 """`dysonjax validity`: the Langevin picture of one of the papers' models at one learning rate and batch size."""
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from dysonjax.core.errors import InputError
 from dysonjax.experiments.base import Report
 
 
@@ -37,9 +39,13 @@ def validity(
     """
     from dysonjax.experiments.langevin_validity.assessment import table
     from dysonjax.experiments.langevin_validity.assessment import validity as assess
-    from dysonjax.experiments.linear_scaling.experiment import scaling_run
+    from dysonjax.experiments.linear_scaling.experiment import model_of
 
-    given: dict[str, Any] = {"visible": visible, "hidden": hidden, "teacher": teacher, "trained": train, "noise": noise}
-    network = scaling_run(model, **{name: value for name, value in given.items() if value is not None}).network
+    asked = {"visible": visible, "hidden": hidden, "teacher": teacher, "train": train, "noise": noise}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    made = model_of(model)
+    for name in given.keys() - {f.name for f in fields(made)}:
+        raise InputError(f"{name} = {given[name]}: expected none, {model} has no such setting")
+    network = made(**given).network
     told = assess(key, network, learning_rate, batch_size, steps=steps, replicas=seeds)
     return Report([table(told)], width=170)

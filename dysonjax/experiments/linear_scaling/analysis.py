@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.table import Table
 
+from dysonjax.core.tables import Table
 from dysonjax.experiments.linear_scaling.experiment import TITLES, Ensemble, ScalingRun
 from dysonjax.experiments.tables import plain_table
 from dysonjax.models import GaussianRBM
@@ -90,8 +90,8 @@ def small_noise_slope(run: ScalingRun) -> float:
 
 def analyse(run: ScalingRun, ensembles: Sequence[Ensemble]) -> list[Analysis]:
     """All estimates, one `Analysis` for each description of the run."""
-    parts = {d: [e for e in ensembles if e.description == d] for d in run.descriptions}
-    return [_analyse(run, d, parts[d], parts.get("sgd", []) if d != "sgd" else []) for d in run.descriptions]
+    parts = {d: [e for e in ensembles if e.description == d] for d in run.level}
+    return [_analyse(run, d, parts[d], parts.get("sgd", []) if d != "sgd" else []) for d in run.level]
 
 
 def pair_levels(run: ScalingRun, levels: np.ndarray) -> np.ndarray:

@@ -1,21 +1,22 @@
 """The linear scaling rule as an experiment: one model over pairs (α, |B|), by SGD and by both Langevin equations.
 
-A model's spectrum should depend on the learning rate and the batch size through T = α/|B| alone. `ScalingRun` is the
-experiment; `Ensemble` holds the levels of one pair at one level of description, in the theory's coordinate.
+A model's spectrum should depend on the learning rate and the batch size through T = α/|B| alone. `ScalingRun` is what
+all runs have in common, each model has its own class of settings, and `Ensemble` holds the levels of one pair at one
+level of description, in the theory's coordinate.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
 import xarray as xr
 
 from dysonjax.core.dynamics import Dynamics
-from dysonjax.core.errors import require, whole
+from dysonjax.core.errors import InputError, require, whole
 from dysonjax.core.potentials import LevelTheory
 from dysonjax.core.snapshots import log_steps
 from dysonjax.dynamics.langevin import dyson_of, matrix_langevin
@@ -47,71 +48,88 @@ LINEAR_SETTINGS: tuple[Setting, ...] = (*((0.02, b) for b in (8, 16, 32, 64)), (
 """Of the linear network with one hidden layer; arXiv:2412.20496 does not give its own."""
 
 
+_STORED: dict[str, Any] = {
+    "model": "", "settings": (), "descriptions": (), "seeds": 0, "time": 0.0, "steps": 0, "sampling": "", "batches": 0,
+    "snapshots": 0, "key": 0, "visible": 10, "hidden": None, "sweeps": 3, "teacher": (2.0, 2.0), "trained": "first",
+    "noise": 0.1, "init_width": 0.1,
+}  # fmt: skip
+"""What a scan's header says of its run, of whichever model: as dysonjax 0.1 wrote it, whose runs are continued."""
+
+
 @dataclass(frozen=True)
 class ScalingRun(Experiment):
     """The linear scaling rule: does a model's spectrum depend on learning rate and batch size through α/|B| alone?
 
-    The model runs over settings (α, |B|), `seeds` replicas each, for the time `time` = α × updates, or `steps` updates.
-    `model`: "rbm" (`models.GaussianRBM`), "teacher-student" or "linear" (`models.LinearNetwork` without and with a
-    hidden layer). `sampling`: how SGD gets its batches: "wishart" or "examples" (the RBM's `sweeps` of Gibbs chains, or
-    real inputs; `batches` fixed ones, or fresh ones if 0). The other fields are the model's own.
+    What the runs of all models have in common; each model has a class of its own with its scans by default.
     """
 
     kind = "scaling"
+    paper: ClassVar[tuple[Setting, ...]]
+    """Pairs (α, |B|) that are scanned where no others are given."""
 
-    model: Literal["rbm", "teacher-student", "linear"] = "rbm"
-    settings: tuple[Setting, ...] = RBM_SETTINGS
-    descriptions: tuple[str, ...] = ("sgd",)
+    model: str = field(init=False, default="")
+    learning_rate: tuple[float, ...] | None = None
+    """learning rates α; with every batch size. Without these and points, the scans of the paper"""
+    batch_size: tuple[int, ...] | None = None
+    """batch sizes |B|"""
+    points: tuple[tuple[float, int], ...] | None = None
+    """pairs of a learning rate and a batch size, in place of both"""
+    level: tuple[str, ...] = ("sgd", "matrix", "dyson")
+    """levels of description among sgd, matrix, dyson, log-gas"""
     seeds: int = 512
+    """independent replicas at every setting"""
     time: float = 1000.0
+    """α × updates"""
     steps: int = 0
+    """updates, in place of a time"""
     sampling: Literal["examples", "wishart"] = "examples"
-    batches: int = 0
+    """how SGD gets its batches: examples (chains for the RBM) or wishart"""
     snapshots: int = 41
+    """updates at which levels are recorded"""
     key: int = 0
-    visible: int = 10
-    hidden: int | None = None
-    sweeps: int = 3
-    teacher: tuple[float, ...] = (2.0, 2.0)
-    trained: Literal["first", "both"] = "first"
-    noise: float = 0.1
+    """base of all random numbers"""
     init_width: float = 0.1
+    """standard deviation of the initial weights"""
 
     def __post_init__(self):
-        kinds = ("rbm", "teacher-student", "linear")
-        require(self.model in kinds, "model", self.model, f"one of {', '.join(kinds)}")
         whole("seeds", self.seeds, 2)
         whole("snapshots", self.snapshots, 2)
         whole("key", self.key, 0, 2**32 - 1)
         whole("steps", self.steps, 0)
-        whole("batches", self.batches, 0)
-        require(len(self.settings) > 0, "settings", self.settings, "at least one (α, |B|)")
-        known = [d for d in self.descriptions if d in DESCRIPTIONS]
-        distinct = len(known) == len(self.descriptions) == len(set(known)) > 0
-        require(distinct, "level", ",".join(self.descriptions), f"some of {', '.join(DESCRIPTIONS)}")
+        rates, sizes = self.learning_rate, self.batch_size
+        if (rates is None) != (sizes is None):
+            raise InputError(f"learning-rate = {rates}, batch-size = {sizes}: expected both or neither")
+        require(self.points is None or rates is None, "points", self.points, "none beside learning rates")
+        require(len(self.settings) > 0, "points", self.points, "at least one (α, |B|)")
+        known = [d for d in self.level if d in DESCRIPTIONS]
+        distinct = len(known) == len(self.level) == len(set(known)) > 0
+        require(distinct, "level", ",".join(self.level), f"some of {', '.join(DESCRIPTIONS)}")
         require(self.sampling in ("examples", "wishart"), "sampling", self.sampling, "examples or wishart")
         require(np.isfinite(self.time) and self.time > 0, "time", self.time, "a positive number")
-        require(not (self.batches and self.model == "rbm"), "batches", self.batches, "0: the RBM has chains")
-        require(self.theory is not None, "model", self.model, "a model with a theory of its levels")
 
     @classmethod
-    def options(cls) -> "Callable[..., ScalingRun]":
-        """Every pair of learning rates and batch sizes, with defaults for each model."""
-        from dysonjax.experiments.linear_scaling.options import options
+    def options(cls) -> "Mapping[str, type[ScalingRun]]":
+        """The settings of each model, by its name."""
+        return {made.model: made for made in MODELS}
 
-        return options
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "ScalingRun":
+        """The run of the model that the settings name."""
+        own = {name: value for name, value in settings.items() if name != "model"}
+        made = model_of(settings.get("model"))
+        return made(**_of_before(made, own) if "descriptions" in own else own)
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Every (α, |B|) of the run."""
+        if self.learning_rate is not None and self.batch_size is not None:
+            return tuple(itertools.product(self.learning_rate, self.batch_size))
+        return self.paper if self.points is None else self.points
 
     @cached_property
     def network(self) -> GaussianRBM | LinearNetwork:
         """The model."""
-        if self.model == "rbm":
-            return GaussianRBM(self.visible, self.hidden, sweeps=self.sweeps, init_width=self.init_width)
-        hidden = None
-        if self.model == "linear":
-            hidden = len(self.teacher) if self.hidden is None else self.hidden
-        return LinearNetwork(
-            self.teacher, hidden=hidden, trained=self.trained, noise=self.noise, init_width=self.init_width
-        )
+        raise NotImplementedError
 
     @cached_property
     def theory(self) -> LevelTheory:
@@ -144,22 +162,25 @@ class ScalingRun(Experiment):
         elif description in ("dyson", "log-gas"):
             made = dyson_of(self.network, eigenvectors=description == "dyson")
         else:
-            made = sgd(self.network, batches=self.batches or None, tests=1, sampling=self.sampling)
-        common = {**asdict(self), "settings": (), "descriptions": ()}
+            made = sgd(self.network, batches=self._fixed_batches() or None, tests=1, sampling=self.sampling)
+        own = asdict(self)
+        own["trained"] = own.get("train", _STORED["trained"])
+        common = {name: own.get(name, value) for name, value in _STORED.items()}
         return Dynamics(**{**vars(made), "config": {**made.config, "scaling": common}})
 
     def parts(self) -> list[tuple[str, float, tuple[int, ...], int]]:
         """Description, learning rate, batch sizes and number of updates of every scan that the run is made of."""
         found = []
-        for description, rate in itertools.product(self.descriptions, dict.fromkeys(a for a, _ in self.settings)):
+        for description, rate in itertools.product(self.level, dict.fromkeys(a for a, _ in self.settings)):
             sizes = tuple(b for a, b in self.settings if a == rate)
             found.append((description, rate, sizes, self.steps or max(1, round(self.time / rate))))
         return found
 
     def jobs(self, results: Results) -> list[ScanJob]:
         """A scan for each level of description and learning rate, as `parts` lists them."""
+        require(self.theory is not None, "model", self.model, "a model with a theory of its levels")
         found = []
-        dynamics = {description: self.dynamics(description) for description in self.descriptions}  # compiled once
+        dynamics = {description: self.dynamics(description) for description in self.level}  # compiled once
         for description, rate, sizes, steps in self.parts():
             axes = {"learning_rate": [rate], "batch_size": sizes, "init_width": [self.init_width]}
             found.append(ScanJob(
@@ -184,23 +205,133 @@ class ScalingRun(Experiment):
 
         return Report(tables(self, analysis), lambda directory: figures.draw(self, analysis, directory), 170)
 
+    def _fixed_batches(self) -> int:
+        return 0
+
+    def _observables(self, description: str) -> Any:
+        return ()
+
+
+@dataclass(frozen=True)
+class RBMScaling(ScalingRun):
+    """The linear scaling rule for the Gaussian RBM, by default in both scans of arXiv:2407.16427."""
+
+    paper = RBM_SETTINGS
+    model: str = field(init=False, default="rbm")
+    seeds: int = 256
+    """independent replicas at every setting"""
+    visible: int = 10
+    """visible units"""
+    hidden: int | None = None
+    """hidden units, by default as many as visible ones"""
+    sweeps: int = 3
+    """Gibbs sweeps of the chains"""
+
+    @cached_property
+    def network(self) -> GaussianRBM:
+        """The machine."""
+        return GaussianRBM(self.visible, self.hidden, sweeps=self.sweeps, init_width=self.init_width)
+
     def _observables(self, description: str) -> Any:
         """Only the RBM's own count is worth its time here."""
-        return None if self.model == "rbm" and description == "sgd" else ()
+        return None if description == "sgd" else ()
 
 
-def scaling_run(model: str, full: bool = False, **given: Any) -> ScalingRun:
-    """The run of one of the papers' models at a size for two cores, or the published one, with some fields `given`."""
-    rbm = {"settings": RBM_SETTINGS, "seeds": 256, "descriptions": ("sgd", "matrix", "dyson")}
-    student = {"settings": STUDENT_SETTINGS, "seeds": 3000, "time": 40.0, "descriptions": ("sgd", "matrix", "dyson")}
-    linear = {
-        "settings": LINEAR_SETTINGS, "seeds": 4000, "time": 60.0, "descriptions": DESCRIPTIONS, "sampling": "wishart",
-        "teacher": (1.0, 2.0, 2.0, 3.0, 3.0, 3.0), "noise": 1.0,
-    }  # fmt: skip
-    published = {"rbm": {"seeds": 7500, "steps": 100_000}}
-    known = {"rbm": rbm, "teacher-student": student, "linear": linear}
-    require(model in known, "model", model, f"one of {', '.join(known)}")
-    return ScalingRun(**{"model": model, **known[model], **(published.get(model, {}) if full else {}), **given})
+@dataclass(frozen=True)
+class TeacherStudentScaling(ScalingRun):
+    """The linear scaling rule for a linear student of one matrix, by default in the scans of arXiv:2407.16427."""
+
+    paper = STUDENT_SETTINGS
+    model: str = field(init=False, default="teacher-student")
+    seeds: int = 3000
+    """independent replicas at every setting"""
+    time: float = 40.0
+    """α × updates"""
+    batches: int = 0
+    """fixed batches, 0 for fresh ones"""
+    teacher: tuple[float, ...] = (2.0, 2.0)
+    """singular values of the teacher"""
+    noise: float = 0.1
+    """standard deviation of the noise that each example adds to the gradient"""
+
+    def __post_init__(self):
+        whole("batches", self.batches, 0)
+        super().__post_init__()
+
+    @cached_property
+    def network(self) -> LinearNetwork:
+        """The student and its teacher."""
+        return LinearNetwork(self.teacher, noise=self.noise, init_width=self.init_width)
+
+    def _fixed_batches(self) -> int:
+        return self.batches
+
+
+@dataclass(frozen=True)
+class LinearScaling(ScalingRun):
+    """The linear scaling rule for a linear network with one hidden layer, as in arXiv:2412.20496."""
+
+    paper = LINEAR_SETTINGS
+    model: str = field(init=False, default="linear")
+    level: tuple[str, ...] = DESCRIPTIONS
+    """levels of description among sgd, matrix, dyson, log-gas"""
+    seeds: int = 4000
+    """independent replicas at every setting"""
+    time: float = 60.0
+    """α × updates"""
+    sampling: Literal["examples", "wishart"] = "wishart"
+    """how SGD gets its batches: examples or wishart"""
+    batches: int = 0
+    """fixed batches, 0 for fresh ones"""
+    hidden: int | None = None
+    """hidden units, by default as many as the teacher has singular values"""
+    teacher: tuple[float, ...] = (1.0, 2.0, 2.0, 3.0, 3.0, 3.0)
+    """singular values of the teacher"""
+    train: Literal["first", "both"] = "first"
+    """which of the two matrices are trained"""
+    noise: float = 1.0
+    """standard deviation of the noise that each example adds to the gradient"""
+
+    def __post_init__(self):
+        whole("batches", self.batches, 0)
+        super().__post_init__()
+
+    @cached_property
+    def network(self) -> LinearNetwork:
+        """The student and its teacher."""
+        hidden = len(self.teacher) if self.hidden is None else self.hidden
+        return LinearNetwork(
+            self.teacher, hidden=hidden, trained=self.train, noise=self.noise, init_width=self.init_width
+        )
+
+    def _fixed_batches(self) -> int:
+        return self.batches
+
+
+MODELS: tuple[type[RBMScaling] | type[TeacherStudentScaling] | type[LinearScaling], ...] = (
+    RBMScaling, TeacherStudentScaling, LinearScaling,
+)  # fmt: skip
+
+
+def model_of(name: Any) -> type[ScalingRun]:
+    """The class of a model's runs."""
+    known = ScalingRun.options()
+    require(name in known, "model", name, f"one of {', '.join(known)}")
+    return known[name]
+
+
+def _of_before(made: type[ScalingRun], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as dysonjax 0.1 stored them, one class for all models, as those of a model's own class."""
+    names = {"descriptions": "level", "trained": "train"}
+    kept = {names.get(name, name): value for name, value in given.items()}
+    own = {f.name: kept[f.name] for f in fields(made) if f.init and f.name in kept}
+    points = given["settings"]
+    rates, sizes = (tuple(dict.fromkeys(column)) for column in zip(*points, strict=True))
+    if points == made.paper:
+        return own
+    if points == tuple(itertools.product(rates, sizes)):
+        return {**own, "learning_rate": rates, "batch_size": sizes}
+    return {**own, "points": points}
 
 
 class Ensemble(NamedTuple):
@@ -227,7 +358,7 @@ def ensembles(run: ScalingRun, results: Mapping[str, xr.Dataset]) -> list[Ensemb
     """The ensembles of a run's results, in the order of its descriptions and settings."""
     return [
         _ensemble(run, description, rate, size, results[_folder(description, rate)].sel(batch_size=size))
-        for description in run.descriptions
+        for description in run.level
         for rate, size in run.settings
     ]
 

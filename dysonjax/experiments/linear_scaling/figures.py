@@ -20,7 +20,7 @@ from dysonjax.experiments.linear_scaling.analysis import (
     small_noise_slope,
     spacings,
 )
-from dysonjax.experiments.linear_scaling.experiment import TITLES, Ensemble, ScalingRun
+from dysonjax.experiments.linear_scaling.experiment import TITLES, Ensemble, LinearScaling, RBMScaling, ScalingRun
 from dysonjax.models import GaussianRBM
 
 _LAW: dict[str, Any] = {"color": "#b3543f", "linewidth": 1.5}
@@ -323,6 +323,9 @@ def _setting(e: Ensemble) -> str:
 
 
 def _what(run: ScalingRun) -> str:
-    name = {"rbm": f"Gaussian RBM, {run.visible} visible units", "teacher-student": "Linear teacher–student"}
-    told = name.get(run.model, f"Linear network with one hidden layer, {run.trained} trained")
+    told = "Linear teacher–student"
+    if isinstance(run, RBMScaling):
+        told = f"Gaussian RBM, {run.visible} visible units"
+    elif isinstance(run, LinearScaling):
+        told = f"Linear network with one hidden layer, {run.train} trained"
     return f"{told}, {run.seeds} seeds a setting."

@@ -8,12 +8,12 @@ from typing import Any
 import xarray as xr
 
 from dysonjax.core.errors import InputError
-from dysonjax.engine.jobs import Results
+from dysonjax.engine.jobs import Results, Verified
+from dysonjax.engine.verifying import read_through
 from dysonjax.experiments.base import Experiment, Report
 from dysonjax.runtime.progress import Bar
 from dysonjax.runtime.team import WHOLE, Share
-from dysonjax.storage.dataset import assembled
-from dysonjax.storage.extensions import load_all, missing_blocks
+from dysonjax.storage.extensions import load_all, missing_blocks, open_all
 from dysonjax.storage.records import OWN
 
 
@@ -58,9 +58,17 @@ class StoredScan:
         """Refused: the dynamics is not stored."""
         raise InputError(f"resume = {place}: expected a run of a command; continue this one with its dysonjax.scan")
 
-    def open(self, place: Path) -> xr.Dataset:
+    def open(self, *places: Path, lazy: bool | None = None) -> xr.Dataset:
         """The dataset of the store."""
-        return assembled(load_all(place))
+        return open_all(places, lazy)
+
+    def verify(self, place: Path, repair: bool = False, recompute: int = 0) -> Verified:
+        """Read every byte."""
+        if recompute:
+            raise InputError(
+                f"recompute = {recompute}: expected a run of a command; use dysonjax.verify(run, dynamics)"
+            )
+        return read_through(place, repair)
 
     def missing(self, place: Path) -> tuple[list[str], int]:
         """Numbers of the blocks that are not finished, and how many there are."""

@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.table import Table
 
+from dysonjax.core.tables import Table
 from dysonjax.experiments import plotting as plots
 from dysonjax.spectra import estimate
 

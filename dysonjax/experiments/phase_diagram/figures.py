@@ -61,12 +61,12 @@ def draw(ds: xr.Dataset, directory: Path) -> list[Path]:
 
 @plots.style()
 def loss_map(ds: xr.Dataset, points: xr.Dataset, batch_size: int) -> Figure:
-    """Median training loss and test error at the end, over the plane of 1/σ_W and T."""
+    """Median training loss and mean square test error at the end, over the plane of 1/σ_W and T."""
     at = _at(points, batch_size)
     figure, axes = plots.new_figure(1, 2, (9.2, 5.0), sharey=True)
     meshes = [
         _map(axes[0, 0], at, "train_loss", LOSS, plots.log_norm),
-        _map(axes[0, 1], at, "test_error", r"test error $\langle(y_t-y)^2\rangle$", plots.log_norm),
+        _map(axes[0, 1], at, "test_error", r"mean square test error $\langle(y_t-y)^2\rangle$", plots.log_norm),
     ]
     for ax in axes[0]:
         plots.outline_regions(ax, *_plane(at), at.phase.values)

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import xarray as xr
-from rich.table import Table
 
+from dysonjax.core.tables import Table
 from dysonjax.experiments.phase_diagram.summary import PHASES, experiment
 
 LEARNT = 0.01
@@ -13,11 +13,24 @@ LEARNT = 0.01
 
 
 def phase_table(ds: xr.Dataset, points: xr.Dataset) -> Table:
-    """One row a phase: number of grid points, and medians over its points with their 16–84 % range."""
+    """One row a phase: number of grid points, and medians over its points with their 16–84 % range.
+
+    The losses are half a mean square error on the training data; the error on tests is the whole one.
+    """
     run = experiment(ds)
     networks = int(np.prod([len(values) for values in run["grid"].values()]))
     title = f"Phases after {run['steps'] // run['batches']} epochs of {run['batches']} batches, {networks} networks"
-    columns = ("phase", "points", "median loss", "16 – 84 %", "test error", "q_time", "largest level", "diverged")
+    title += "; a loss is half a mean square error"
+    columns = (
+        "phase",
+        "points",
+        "median loss",
+        "16 – 84 %",
+        "mean square test error",
+        "q_time",
+        "largest level",
+        "diverged",
+    )
     table = _table(title, columns)
     middle = points.sel(quantile=0.5)
     for index, phase in enumerate(PHASES):
@@ -109,7 +122,7 @@ def advice(points: xr.Dataset, batch_size: int) -> str:
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        table.add_column(name, justify="right" if index else "left")
     return table
 
 
