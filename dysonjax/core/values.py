@@ -133,6 +133,8 @@ class _Telling:
             self._children(kind, [getattr(x, field.name) for field in dataclasses.fields(x)])
         elif isinstance(x, type):
             self._held(x, _root(x) in OWN or x.__module__ == "builtins")
+        elif isinstance(x, types.ModuleType):
+            self._held(x, x.__name__.split(".")[0] in OWN)
         else:
             named = isinstance(x, FUNCTIONS) and _root(x) in OWN | {"builtins", "", "math"}
             self._held(x, named or isinstance(x, np.dtype) or kind is object)  # JAX has bare objects as marks

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from dysonjax.core.dynamics import Hyper, Spectra
 from dysonjax.core.errors import require, whole
 from dysonjax.core.observables import Observable, Variable, snapshot
+from dysonjax.core.values import ByValue
 from dysonjax.models.text import Text, windows
 
 INIT_STD = 0.02
@@ -195,7 +196,7 @@ def key_matrices(params: PyTree, heads: int | None = None) -> dict[str, Array]:
 
 
 @dataclass(frozen=True, eq=False)
-class GPTModel:
+class GPTModel(ByValue):
     """A GPT on a text as a model for `sgd`, to train many small ones side by side.
 
         model = GPTModel(GPTConfig(layers=2, heads=2, channels=32, context=32, vocabulary=65), text.load("shakespeare"))

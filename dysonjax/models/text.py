@@ -11,6 +11,7 @@ import pooch
 from jaxtyping import Int
 
 from dysonjax.core.errors import InputError, require, whole
+from dysonjax.core.values import ByValue
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -20,7 +21,7 @@ DATA_VARIABLE = "DYSONJAX_DATA"
 
 
 @dataclass(frozen=True, eq=False)
-class Text:
+class Text(ByValue):
     """A text of distinct characters, numbered in the order of their code points.
 
     `content`: the whole text; `validation`: the share at its end that is never trained on; `name`: where it is from.

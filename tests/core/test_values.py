@@ -12,6 +12,8 @@ from flax import nnx
 import dysonjax as dj
 from dysonjax.core.values import Known, value_of
 from dysonjax.models import FlaxModel, GaussianRBM, LinearNetwork, TanhNetwork
+from dysonjax.models.gpt import GPTConfig, GPTModel
+from dysonjax.models.text import Text
 
 KERNEL = np.diag([4.0, 5.0, 6.0])
 DATA = np.arange(12.0).reshape(6, 2)
@@ -22,6 +24,8 @@ MADE = {
     "rbm": lambda: GaussianRBM(visible=3, target=KERNEL.copy()),
     "rbm, other kernel": lambda: GaussianRBM(visible=3, target=KERNEL + np.diag([0, 0, 1e-9])),
     "rbm of data": lambda: GaussianRBM(visible=2, data=np.array([[1.0, 0], [0, 1], [1, 2]])),
+    "gpt": lambda: GPTModel(GPTConfig(4, 2, 1, 1, 4), Text("abcd" * 10)),
+    "gpt on a text": lambda: dj.sgd(GPTModel(GPTConfig(4, 2, 1, 1, 4), Text("abcd" * 10)), batches=None),
     "sgd": lambda: dj.sgd(TanhNetwork()),
     "sgd, fewer batches": lambda: dj.sgd(TanhNetwork(), batches=10),
     "adam": lambda: dj.sgd(TanhNetwork(), optimizer=optax.adam),
