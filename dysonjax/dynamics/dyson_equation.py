@@ -70,20 +70,31 @@ def dyson(
 ) -> Dynamics:
     """Dyson's equation for n levels, as a `Dynamics` (see the module for the equation).
 
-    `levels`: n. `potential`: `Quadratic`, `RBMPotential`, or any function of the levels [n], largest first, that
-    returns their drift K [n]. `coupling`: g; one number, one a level (g_ij² = g_i g_j), or a function of them that
-    returns g [n, n]. `beta`: Dyson index β ≥ 1. `geometry`: "symmetric" matrices; "singular" values ξ of an M × n
-    matrix W with M = `rows` ≥ n (default n); "gram": the same motion told as x = ξ², eigenvalues of WᵀW, whose drift
-    and coupling are functions of x while g stays that of the entries of W. `scheme`: a name in `schemes.ALL`; by
-    default the matrix kick for β = 1, 2, 4 and up to 64 levels, else the pairwise kick. `start`: n levels, largest
-    first, times `init_width`; evenly spaced in (−1, 1), or (0, 1) for rectangular matrices, unless given.
-
     Hyper-parameters: `temperature` T and `dt` (default 0.01), or with `sgd_units` `learning_rate` α and `batch_size`
     |B|, T = α/|B| and dt = α; `init_width` (default 1). Records the levels and the run's health: `order_violations`,
     `unconverged` (implicit solvers), `smallest_gap`, `balance` (see `health`). Levels beyond 10¹⁵, as in a potential
-    without a lower bound, count as diverged.
+    without a lower bound, count as diverged. Warns when the scheme is `euler_maruyama`.
 
-    Raises `InputError`. Warns when the scheme is `euler_maruyama`.
+    Args:
+        levels: number of levels n.
+        potential: `Quadratic`, `RBMPotential`, or any function of the levels [n], largest first, that returns their
+            drift K [n].
+        coupling: g; one number, one per level (g_ij² = g_i g_j), or a function of them that returns g [n, n].
+        beta: Dyson index β ≥ 1.
+        geometry: "symmetric" matrices; "singular" values ξ of an M × n matrix W; "gram": the same motion told as x =
+            ξ², eigenvalues of WᵀW, whose drift and coupling are functions of x while g stays that of the entries of W.
+        rows: M ≥ n, by default n.
+        scheme: a name in `schemes.ALL`; by default the matrix kick for β = 1, 2, 4 and up to 64 levels, else the
+            pairwise kick.
+        start: n levels, largest first, times `init_width`; by default evenly spaced in (−1, 1), or (0, 1) for
+            rectangular matrices.
+        sgd_units: take learning rate and batch size in place of temperature and time step.
+
+    Returns:
+        The dynamics, for `scan` or `simulate`.
+
+    Raises:
+        InputError: a bad argument.
 
     >>> gas = dyson(levels=32, potential=Quadratic(centre=0.0, stiffness=1.0), coupling=1.0, beta=1.0)
     """

@@ -29,14 +29,22 @@ def matrix_langevin(
 ) -> Dynamics:
     """Drift of the loss plus Gaussian noise with the covariance of SGD's, as a `Dynamics`.
 
-    `noise`: "exact" has C(W) in closed form (models with `moment_gradient`; the default for them); "measured" has the
-    empirical covariance of `samples` per-example gradients, drawn anew at every step for a model with
-    `moment_gradient`, else those of a set of examples fixed for each replica, whose mean loss is the drift;
-    "isotropic" spreads the same total variance tr C evenly over the entries of each parameter.
-    `substeps`: Euler steps an update; one is SGD with Gaussian noise, many are the equation in continuous time.
-
     Hyper-parameters: `learning_rate` α, `batch_size` |B| (both traced), `init_width`. Records the levels.
-    Raises `InputError`.
+
+    Args:
+        model: whose loss gives the drift.
+        noise: "exact" has C(W) in closed form (models with `moment_gradient`; the default for them). "measured" has the
+            empirical covariance of per-example gradients, drawn anew at every step for a model with `moment_gradient`,
+            else those of a set of examples fixed for each replica, whose mean loss is the drift. "isotropic" spreads
+            the same total variance tr C evenly over the entries of each parameter.
+        samples: gradients from which a covariance is measured.
+        substeps: Euler steps per update; one is SGD with Gaussian noise, many are the equation in continuous time.
+
+    Returns:
+        The dynamics, for `scan` or `simulate`.
+
+    Raises:
+        InputError: a bad argument, or noise that the model does not know.
 
     >>> dynamics = matrix_langevin(GaussianRBM(), noise="exact")  # doctest: +SKIP
     """
@@ -133,17 +141,26 @@ def dyson_of(
 ) -> Dynamics:
     """Dyson's equation with the model's own drift K_i(x), coupling g_ij(x) and geometry, in SGD's units.
 
-    For models with a `level_theory` (`models.GaussianRBM`, `models.LinearNetwork`). In a matrix M, levels of different
-    fixed points c_i repel each other half as much as the equation says, because the eigenvectors move too. From
-    x_i = c_i + M_ii + Σ_j M_ij²/(c_i − c_j) − Σ_j M_ij² (M_ii − M_jj)/(c_i − c_j)² + …, with v = σ²/2 the variance of
-    M_ij, a level is shifted by Σ_j v/(c_i − c_j) and its variance σ² changes by −σ² Σ_j v/(c_i − c_j)²: to first order
-    in T just what half the repulsion does.
-    `eigenvectors`: True takes g_ij²/2 between different multiplets; False is the equation as it stands.
-    `start`: levels of W itself (singular values), largest first, times `init_width`; default: the typical ones of a
-    Gaussian matrix of unit width. Hyper-parameters: `learning_rate` α, `batch_size` |B| (T = α/|B|, dt = α),
-    `init_width`. Records in the theory's coordinate: eigenvalues of WᵀW for the RBM, levels of W for linear networks.
+    In a matrix M, levels of different fixed points c_i repel each other half as much as the equation says, because the
+    eigenvectors move too. From x_i = c_i + M_ii + Σ_j M_ij²/(c_i − c_j) − Σ_j M_ij² (M_ii − M_jj)/(c_i − c_j)² + …,
+    with v = σ²/2 the variance of M_ij, a level is shifted by Σ_j v/(c_i − c_j) and its variance σ² changes by −σ² Σ_j
+    v/(c_i − c_j)²: to first order in T just what half the repulsion does.
 
-    Raises `InputError` when the model has no theory of its levels.
+    Hyper-parameters: `learning_rate` α, `batch_size` |B| (T = α/|B|, dt = α), `init_width`. Records in the theory's
+    coordinate: eigenvalues of WᵀW for the RBM, levels of W for linear networks.
+
+    Args:
+        model: one with a `level_theory` (`models.GaussianRBM`, `models.LinearNetwork`).
+        eigenvectors: True takes g_ij²/2 between different multiplets; False is the equation as it stands.
+        scheme: a name in `schemes.ALL`; by default as in `dyson`.
+        start: levels of W itself (singular values), largest first, times `init_width`; by default the typical ones of a
+            Gaussian matrix of unit width.
+
+    Returns:
+        The dynamics, for `scan` or `simulate`.
+
+    Raises:
+        InputError: a bad argument, or a model that has no theory of its levels.
 
     >>> gas = dyson_of(GaussianRBM())  # doctest: +SKIP
     """

@@ -46,18 +46,29 @@ def sgd(
 ) -> Dynamics:
     """SGD on `model` with real mini-batches, as a `Dynamics`.
 
-    `batches`: an epoch is this many fixed batches, drawn once per replica and used in fixed order (the setting of
-    arXiv:2509.01349); None: a fresh batch for every update. `tests`: how many other examples give the test loss; of
-    finite data, those that the fixed batches leave over, or training examples if none are left.
-    `optimizer(learning_rate)` returns any optax transform, for example `optax.adam`; None is plain SGD.
-    `sampling`: "examples" computes a batch's gradient from its examples; "wishart", for a model with `moment_gradient`
-    (`models.MomentModel`), draws the second moment of a fresh batch from its Wishart law, which is the same SGD at a
-    cost that does not depend on |B|; "population" descends the loss of an infinite batch, without |B|. Both record the
-    levels alone. A model with chains of its own (`models.GaussianRBM`) is trained by contrastive divergence.
-
     Hyper-parameters: `learning_rate` α, `batch_size` |B|, `init_width` σ_W (default 1). Records the levels of every
     matrix the model watches, `train_loss` (mean over the updates since the last snapshot, each before its update),
-    `test_loss`, and `gradient_norm` (on as many training examples as there are tests).
+    `test_loss`, and `gradient_norm` (on as many training examples as there are tests). A model with chains of its own
+    (`models.GaussianRBM`) is trained by contrastive divergence.
+
+    Args:
+        model: what is trained; see `models.Model`, and `models.FlaxModel` for a module of your own.
+        batches: an epoch is this many fixed batches, drawn once per replica and used in fixed order (the setting of
+            arXiv:2509.01349); None: a fresh batch for every update.
+        tests: how many other examples give the test loss; of finite data, those that the fixed batches leave over, or
+            training examples if none are left.
+        optimizer: function of the learning rate that returns an optax transform, for example `optax.adam`; None is
+            plain SGD.
+        sampling: "examples" computes a batch's gradient from its examples. "wishart", for a model with
+            `moment_gradient` (`models.MomentModel`), draws the second moment of a fresh batch from its Wishart law,
+            which is the same SGD at a cost that does not depend on |B|. "population" descends the loss of an infinite
+            batch, without |B|. The latter two record the levels alone.
+
+    Returns:
+        The dynamics, for `scan` or `simulate`.
+
+    Raises:
+        InputError: a bad argument, or one that the model cannot do.
 
     >>> dynamics = sgd(TanhNetwork())  # doctest: +SKIP
     """

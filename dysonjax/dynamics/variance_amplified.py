@@ -29,9 +29,19 @@ def svag(model: Any, order: int, *, tests: int = 128) -> Dynamics:
     """SVAG of order ℓ on fresh batches of `model`, as a `Dynamics`; ℓ updates take the time of one SGD update.
 
     Hyper-parameters as in `sgd`: `learning_rate` α (that of SGD, not α/ℓ), `batch_size` |B| of each of the two batches,
-    `init_width`. For any model with a loss (its `train_loss`, … are recorded as `sgd` does, the batch loss being that
-    of B₁), or with `example_gradients(key, params, num, task) -> [num, …]` (levels only, `state.loss` is NaN).
-    Raises `InputError`.
+    `init_width`. Records what `sgd` does, the batch loss being that of B₁; of a model without a loss the levels only.
+
+    Args:
+        model: one with a loss, or with `example_gradients(key, params, num, task) -> [num, …]` (`state.loss` is then
+            NaN).
+        order: ℓ ≥ 1.
+        tests: how many other examples give the test loss.
+
+    Returns:
+        The dynamics, for `scan` or `simulate`.
+
+    Raises:
+        InputError: a bad argument.
 
     >>> dynamics = svag(TanhNetwork(), 4)  # doctest: +SKIP
     """

@@ -23,10 +23,21 @@ def hermite_levels(
     """Levels of the Gaussian β-ensemble, largest first.
 
     P(x) ∝ Π_{i<j} |x_i − x_j|^β exp(−Σ x_i²/2σ²): eigenvalues of the tridiagonal matrix with diagonal N(0, σ²) and
-    off-diagonal σ χ_{β(n−1)}/√2, …, σ χ_β/√2 (Dumitriu and Edelman 2002, eq. 1).
+    off-diagonal σ χ_{β(n−1)}/√2, …, σ χ_β/√2 (Dumitriu and Edelman 2002, eq. 1). For β = 1, 2, 4 the law is that of the
+    eigenvalues of `gaussian`.
 
-    `beta` > 0 and `variance` σ² ≥ 0 are numbers, or arrays that broadcast against `shape`. For β = 1, 2, 4 the law is
-    that of the eigenvalues of `gaussian`. Raises `InputError`.
+    Args:
+        key: random key.
+        n: levels.
+        beta: β > 0, a number, or an array that broadcasts against `shape`.
+        shape: shape of the independent samples.
+        variance: σ² ≥ 0, a number, or an array that broadcasts against `shape`.
+
+    Returns:
+        Levels [*shape, n].
+
+    Raises:
+        InputError: a bad argument.
 
         hermite_levels(jax.random.key(0), 100, beta=1, shape=(1000,))  # [1000, 100]
     """
@@ -42,10 +53,22 @@ def laguerre_levels(
 
     P(x) ∝ Π_{i<j} |x_i − x_j|^β Π_i x_i^{β(|l−k|+1)/2 − 1} exp(−l x_i/2σ²): x = (σ²/l) s², with the singular values s
     of the bidiagonal matrix with diagonal χ_{βM}, χ_{β(M−1)}, …, χ_{β(M−m+1)}, M = max(k, l), and off-diagonal
-    χ_{β(m−1)}, …, χ_β (Dumitriu and Edelman 2002, eq. 2). Small levels are as precise as large ones.
+    χ_{β(m−1)}, …, χ_β (Dumitriu and Edelman 2002, eq. 2). Small levels are as precise as large ones. For β = 1, 2, 4
+    the law is that of the levels of `wishart`.
 
-    `beta` > 0 and `variance` σ² ≥ 0 are numbers, or arrays that broadcast against `shape`. For β = 1, 2, 4 the law is
-    that of the levels of `wishart`. Raises `InputError`.
+    Args:
+        key: random key.
+        k: rows of W.
+        l: columns of W.
+        beta: β > 0, a number, or an array that broadcasts against `shape`.
+        shape: shape of the independent samples.
+        variance: σ² ≥ 0, a number, or an array that broadcasts against `shape`.
+
+    Returns:
+        Levels [*shape, m].
+
+    Raises:
+        InputError: a bad argument.
     """
     whole("k", k)
     whole("l", l)

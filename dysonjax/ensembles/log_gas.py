@@ -56,14 +56,28 @@ def log_gas(
     """Independent samples of n levels in a potential, by hybrid Monte Carlo (Duane et al., Phys. Lett. B 195, 216).
 
     P(x) ∝ Π_{i<j} |x_i − x_j|^β exp(−Σ_i V_i(x_i)/T), the stationary law (3) of Dyson's equation with drift −V_i' and
-    T g² for T. `potential(x [n])` returns V_i(x_i), [n], or their sum, for levels sorted largest first; it is compiled
-    once for each function object. `beta` > 0 and `temperature` > 0 are numbers, or arrays that broadcast to `shape`.
+    T g² for T. Each chain adapts its step size in `warm_up` trajectories, then runs `trajectories` with all fixed, of
+    which it returns the last levels. They depend the less on the start the more there are (see `effective_samples`).
 
-    Each chain of `shape` runs `warm_up` trajectories of `leapfrog_steps` (4√n unless given), in which its step size is
-    adapted, and then `trajectories` with all fixed, of which it returns the last levels, the freer of the start the
-    more there are (see `effective_samples`). Chains start at `start`, or spread evenly around 0 over the width of least
-    energy; give a start when the levels are far from 0. Raises `InputError`, also for a potential that is not finite
-    there, or that does not hold the levels.
+    Args:
+        key: random key.
+        n: levels.
+        potential: function of the levels [n], largest first, that returns V_i(x_i) [n] or their sum; compiled once for
+            each function object.
+        beta: β > 0, a number, or an array that broadcasts to `shape`.
+        temperature: T > 0, likewise.
+        shape: shape of the independent chains.
+        warm_up: trajectories in which the step size is adapted.
+        trajectories: trajectories after these.
+        leapfrog_steps: steps of a trajectory, by default 4√n.
+        start: levels [n] of all chains at the start, by default spread evenly around 0 over the width of least energy;
+            give them when the levels are far from 0.
+
+    Returns:
+        A `LogGas` with levels [*shape, n].
+
+    Raises:
+        InputError: a bad argument, or a potential that is not finite at the start or does not hold the levels.
 
         log_gas(jax.random.key(0), 16, lambda x: x**4 / 4, beta=2.0, shape=(1000,)).levels  # [1000, 16]
     """

@@ -22,7 +22,19 @@ def gaussian(
     """Symmetric (β = 1), Hermitian (2) or quaternion self-dual (4, as 2n × 2n) matrices: GOE, GUE, GSE.
 
     Density ∝ exp(−tr H²/2σ²): variance σ² on the diagonal, σ²/2 for each component off it (see `dysonjax.ensembles`).
-    `variance` σ² ≥ 0 is a number, or an array that broadcasts against `shape`. Raises `InputError`.
+
+    Args:
+        key: random key.
+        n: rows, of numbers or of quaternions.
+        beta: components of an entry, 1, 2 or 4.
+        shape: shape of the independent samples.
+        variance: σ² ≥ 0, a number, or an array that broadcasts against `shape`.
+
+    Returns:
+        Matrices [*shape, n, n], for β = 4 [*shape, 2n, 2n].
+
+    Raises:
+        InputError: a bad argument.
 
         gaussian(jax.random.key(0), 8, beta=2, shape=(100,))  # [100, 8, 8], complex
     """
@@ -33,10 +45,23 @@ def gaussian(
 def wishart(
     key: PRNGKeyArray, k: int, l: int, beta: int = 1, shape: tuple[int, ...] = (), variance: ArrayLike = 1.0
 ) -> Inexact[Array, "*shape k l"]:
-    """Matrices W of independent entries, each of whose β components is N(0, σ²/l); β = 4 as 2k × 2l.
+    """Matrices W of independent entries, each of whose β components is N(0, σ²/l).
 
     The levels of X = W Wᴴ, `spectra.levels(W)`, fill β σ² (1 ± √(k/l))² for large k and l (Marchenko and Pastur).
-    `variance` σ² ≥ 0 is a number, or an array that broadcasts against `shape`. Raises `InputError`.
+
+    Args:
+        key: random key.
+        k: rows, of numbers or of quaternions.
+        l: columns.
+        beta: components of an entry, 1, 2 or 4.
+        shape: shape of the independent samples.
+        variance: σ² ≥ 0, a number, or an array that broadcasts against `shape`.
+
+    Returns:
+        Matrices [*shape, k, l], for β = 4 [*shape, 2k, 2l].
+
+    Raises:
+        InputError: a bad argument.
     """
     _check(variance=variance)
     entries = _ginibre(key, whole("k", k), whole("l", l), _index(beta), tuple(shape))
@@ -48,7 +73,19 @@ def circular(key: PRNGKeyArray, n: int, beta: int, shape: tuple[int, ...] = ()) 
 
     U of the Haar measure is the Q of a complex Gaussian matrix' QR factorisation with a positive diagonal of R
     (Mezzadri, Notices AMS 54, 592 (2007)); Uᵀ U and U^D U, U^D = Z Uᵀ Zᵀ, Z = [[0, 1], [−1, 0]], are the other two
-    (Mehta, Random Matrices, ch. 10). Raises `InputError`.
+    (Mehta, Random Matrices, ch. 10).
+
+    Args:
+        key: random key.
+        n: rows, of numbers or of quaternions.
+        beta: 1, 2 or 4.
+        shape: shape of the independent samples.
+
+    Returns:
+        Matrices [*shape, n, n], for β = 4 [*shape, 2n, 2n].
+
+    Raises:
+        InputError: a bad argument.
     """
     return _circular(key, whole("n", n), _index(beta), tuple(shape))
 
@@ -86,9 +123,21 @@ def matrix_ou_jump(
     eigenvalues follow Dyson's equation: noise of rate 2 T g² for each level, repulsion β T g². For κ > 0 the stationary
     law is C + `gaussian` with variance T g²/κ; κ = 0 is Brownian motion.
 
-    `time` t, `drift_rate` κ, `temperature` T, `coupling` g, all ≥ 0, broadcast to the leading axes of `m`, `centre` to
-    `m`. `beta` is 1 for real `m` and 2 for complex `m`, unless a quaternion `m` [..., 2n, 2n] says 4. Raises
-    `InputError`.
+    Args:
+        key: random key.
+        m: matrices M at the start, [..., n, n]; those of quaternions are [..., 2n, 2n].
+        time: t ≥ 0; it and the next three broadcast against the leading axes of `m`.
+        drift_rate: κ ≥ 0.
+        temperature: T ≥ 0.
+        coupling: g ≥ 0.
+        centre: C, which broadcasts against `m`.
+        beta: 4 for matrices of quaternions; by default 1 for real `m` and 2 for complex `m`.
+
+    Returns:
+        Matrices M' of the shape of `m`.
+
+    Raises:
+        InputError: a bad argument.
     """
     _check(time=time, drift_rate=drift_rate, temperature=temperature)
     require(m.ndim >= 2 and m.shape[-1] == m.shape[-2], "m", m.shape, "square matrices [..., n, n]")
@@ -112,7 +161,21 @@ def rectangular_ou_jump(
     `centre`: the variance rate of an entry's component is s² = T g², and its singular values and levels follow the
     Wishart process. For κ > 0 the stationary variance of a component is T g²/2κ; κ = 0 is Brownian motion.
 
-    Arguments and errors are those of `matrix_ou_jump`; a quaternion `w` is [..., 2k, 2l].
+    Args:
+        key: random key.
+        w: matrices W at the start, [..., k, l]; those of quaternions are [..., 2k, 2l].
+        time: t ≥ 0; it and the next three broadcast against the leading axes of `w`.
+        drift_rate: κ ≥ 0.
+        temperature: T ≥ 0.
+        coupling: g ≥ 0.
+        centre: C, which broadcasts against `w`.
+        beta: 4 for matrices of quaternions; by default 1 for real `w` and 2 for complex `w`.
+
+    Returns:
+        Matrices W' of the shape of `w`.
+
+    Raises:
+        InputError: a bad argument.
     """
     _check(time=time, drift_rate=drift_rate, temperature=temperature)
     require(w.ndim >= 2, "w", w.shape, "matrices [..., k, l]")

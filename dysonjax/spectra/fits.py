@@ -60,8 +60,18 @@ def tracy_widom_p_values(
     """Probability that the largest level of X = W Wᵀ, W of K × L entries N(0, variance/L), exceeds each level.
 
     (L x/σ² − μ)/s follows Tracy and Widom's law for β = 1 with Johnstone's (2001) centring and scaling, here in the
-    form μ = (√(L − ½) + √(K − ½))², s = √μ (1/√(L − ½) + 1/√(K − ½))^{1/3} (Ma 2012), of second order. Raises
-    `InputError`.
+    form μ = (√(L − ½) + √(K − ½))², s = √μ (1/√(L − ½) + 1/√(K − ½))^{1/3} (Ma 2012), of second order.
+
+    Args:
+        levels: eigenvalues of W Wᵀ, [..., k].
+        shape: K and L, the sides of W.
+        variance: σ².
+
+    Returns:
+        Probabilities, of the shape of `levels`.
+
+    Raises:
+        InputError: a bad argument.
     """
     k, l = shape
     require(min(k, l) >= 2, "shape", shape, "at least two rows and columns")
@@ -75,7 +85,17 @@ def tracy_widom_p_values(
 def outliers(
     levels: Float[ArrayLike, "... k"] | Sequence[float], shape: tuple[int, int], variance: float, level: float = 0.01
 ) -> np.ndarray:
-    """True for each level that the largest of a random matrix would exceed with a probability below `level`."""
+    """True for each level that the largest of a random matrix would exceed with a probability below `level`.
+
+    Args:
+        levels: eigenvalues of W Wᵀ, [..., k].
+        shape: K and L, the sides of W.
+        variance: σ², where the entries of W are N(0, σ²/L).
+        level: the probability.
+
+    Returns:
+        True or false, of the shape of `levels`.
+    """
     require(0 < level < 1, "level", level, "a probability in (0, 1)")
     return tracy_widom_p_values(levels, shape, variance) < level
 

@@ -22,9 +22,17 @@ def jackknife(
 ) -> Estimate:
     """A statistic of all replicas with its jackknife error, bias removed (Efron and Stein 1981).
 
-    `statistic` maps samples [R', …] to a number or an array and is compiled; it is evaluated without each of `groups`
-    (default: each replica; fewer are faster) in turn. Groups have one size, and replicas left over are not used. Raises
-    `InputError` for fewer than two groups.
+    Args:
+        statistic: maps samples [R', …] to a number or an array; it is compiled.
+        samples: replicas [R, …].
+        groups: the statistic is evaluated without each of so many groups in turn; by default without each replica,
+            fewer are faster. Groups have one size, and replicas left over are not used.
+
+    Returns:
+        The statistic with its error, of the shape that it has.
+
+    Raises:
+        InputError: fewer than two groups.
     """
     x = jnp.asarray(samples)
     count = len(x) if groups is None else groups
@@ -85,7 +93,17 @@ def jackknife_error(left_out: Float[ArrayLike, "g ..."]) -> Float[np.ndarray, ".
 def bootstrap(
     key: PRNGKeyArray, statistic: Callable[[Array], Array], samples: Float[ArrayLike, "R ..."], resamples: int = 400
 ) -> Estimate:
-    """A statistic of all replicas with the spread of it over `resamples` draws of R replicas with replacement."""
+    """A statistic of all replicas with the spread of it over `resamples` draws of R replicas with replacement.
+
+    Args:
+        key: random key.
+        statistic: maps samples [R, …] to a number or an array; it is compiled.
+        samples: replicas [R, …].
+        resamples: number of draws.
+
+    Returns:
+        The statistic with its error, of the shape that it has.
+    """
     x = jnp.asarray(samples)
     require(len(x) >= 2, "samples", x.shape, "at least two replicas on the first axis")
     rows = jax.random.randint(key, (resamples, len(x)), 0, len(x))

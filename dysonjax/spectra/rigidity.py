@@ -25,11 +25,20 @@ def number_variance(
 ) -> Float[Array, "... m"]:
     """Σ²(L) = ⟨(N(s, s + L) − L)²⟩ over all positions s of the window inside `span`, integrated exactly.
 
-    `span` (default: from the first to the last level of each spectrum) is where windows lie; give one, such as the
-    bulk, when levels beyond it are known.
-
     N is constant between the points where the window's ends meet levels, so the integral is a sum over those 2n points.
-    Mehta, Random Matrices, ch. 16. Raises `InputError` for lengths beyond the spectrum.
+    Mehta, Random Matrices, ch. 16.
+
+    Args:
+        unfolded: levels of mean spacing 1, [..., n].
+        lengths: windows L [m] in mean spacings.
+        span: where windows lie, by default from the first to the last level of each spectrum; give one, such as the
+            bulk, when levels beyond it are known.
+
+    Returns:
+        Σ² [..., m].
+
+    Raises:
+        InputError: lengths beyond the spectrum.
     """
     u = jnp.sort(unfolded, axis=-1)
     lengths = _lengths(u, lengths, span)
@@ -76,8 +85,18 @@ def rigidity(
 
         Δ₃ = N²/16 − (Σx)²/L² + 3N Σx²/2L² − 3 (Σx²)²/L⁴ + Σ (N − 2i + 1) x_i/L
 
-    (Bohigas and Giannoni, Ann. Phys. 89, 393 (1975)). `span`: as for `number_variance`. Raises `InputError` for lengths
-    beyond the spectrum. Under `jit`, a window with more than 2L + 32 levels, L the longest, makes its value NaN.
+    (Bohigas and Giannoni, Ann. Phys. 89, 393 (1975)).
+
+    Args:
+        unfolded: levels of mean spacing 1, [..., n].
+        lengths: windows L [m] in mean spacings.
+        span: where windows lie, as for `number_variance`.
+
+    Returns:
+        Δ₃ [..., m]. Under `jit`, a window with more than 2L + 32 levels, L the longest, makes its value NaN.
+
+    Raises:
+        InputError: lengths beyond the spectrum.
     """
     u = jnp.sort(unfolded, axis=-1)
     lengths = _lengths(u, lengths, span)

@@ -110,13 +110,24 @@ def analyze(
 
     Levels x are the eigenvalues of W Wᵀ, W [K, L] with K ≤ L (transposed where it must be), from one call of LAPACK in
     float64 on the Gram matrix. Their bulk against Marchenko and Pastur's law and its spacings: `weights.bulk`; their
-    tail: `weights.tail`. Every p-value that cannot be computed for lack of levels is NaN.
+    tail: `weights.tail`.
 
-    `weights`, and `initial` to compare with (`INITIAL`; the same names and shapes): a path or a pytree, as in
-    `read_weights`, which `pattern` and `fold` go to. `vectors` adds `VECTORS`, for two or three times the cost.
-    `curves` adds `CURVES`; `ds.drop_dims("level").to_dataframe()` is then the table. An outlier is a level that noise
-    exceeds with a probability below `level`. `key` seeds the bootstrap of the tails, for each matrix by its name.
-    `progress(done, total)` is called after each matrix with the work done. Raises `InputError`.
+    Args:
+        weights: a path or a pytree, as in `read_weights`.
+        initial: weights to compare with, of the same names and shapes; adds `INITIAL`.
+        pattern: names of the matrices, as in `read_weights`.
+        vectors: add `VECTORS`, for two or three times the cost.
+        curves: add `CURVES`; `ds.drop_dims("level").to_dataframe()` is then the table.
+        level: an outlier is a level that noise exceeds with a probability below this.
+        fold: how an array of more than two axes is a matrix, as in `read_weights`.
+        key: seed of the bootstrap of the tails, for each matrix by its name.
+        progress: called as `progress(done, total)` after each matrix with the work done.
+
+    Returns:
+        One row per matrix; p-values that cannot be computed for lack of levels are NaN.
+
+    Raises:
+        InputError: a bad argument, or weights that cannot be read.
 
         analyze({"layer0/key": w}).to_dataframe()
         analyze("after.npz", "before.npz", "*attn*key*")

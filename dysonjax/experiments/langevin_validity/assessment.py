@@ -89,13 +89,31 @@ def validity(
     """Run `replicas` of `sgd(model, batches=batches)` and judge the Langevin picture of one matrix' levels.
 
     All replicas share one task (teacher); they differ by start, noise and, if there are any, by their fixed batches.
-    `burn_in` (default: half of `steps`) updates are not looked at. `samples` gradients are drawn at the end of a few
-    replicas; memory is that of `samples` copies of the parameters. `svag_orders`: the first is compared with each of
-    the others at equal times, on fresh batches; a run of order ℓ costs 2ℓ of SGD; () leaves it out. `matrix`: default
-    the theory's, else the first.
     Widths are those of the model's `level_theory` where it has one (of a k-fold degenerate level, that of the pooled
     GOE levels, σ√((k + 1)/2)), else linearised at the end of the run. Gradients of a model with chains of its own are
-    those of independent draws. Raises `InputError`.
+    those of independent draws.
+
+    Args:
+        key: random key, or a whole number that makes one.
+        model: what is trained.
+        learning_rate: α.
+        batch_size: |B|.
+        steps: updates.
+        replicas: independent networks.
+        init_width: σ_W, by default the model's own.
+        batches: fixed batches of an epoch, None for fresh ones.
+        svag_orders: orders ℓ of SVAG; the first is compared with each of the others at equal times, on fresh batches. A
+            run of order ℓ costs 2ℓ of SGD; () leaves it out.
+        samples: gradients that are drawn at the end of a few replicas; memory is that of so many copies of the
+            parameters.
+        burn_in: updates that are not looked at, by default half of `steps`.
+        matrix: whose levels are judged; by default that of the theory, else the first.
+
+    Returns:
+        A line with a verdict for each assumption.
+
+    Raises:
+        InputError: a bad argument.
 
     >>> table(validity(0, LinearNetwork(noise=0.1), 0.1, 16))  # doctest: +SKIP
     """
