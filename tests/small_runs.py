@@ -59,7 +59,7 @@ def command(*words: str, out: Path) -> dict[str, np.ndarray]:
         group = zarr.open_group(store, mode="r")
         arrays = dict(group.arrays())
         # marks of finished blocks in format 1, hyper-parameters in format 2: no numbers that were computed
-        around = {"finished", *" ".join(array.attrs.get("coordinates", "") for array in arrays.values()).split()}
+        around = {"finished", *" ".join(str(array.attrs.get("coordinates", "")) for array in arrays.values()).split()}
         kept = {name: array for name, array in arrays.items() if name not in around}
         found |= {f"{job}/{name}".removeprefix("./"): np.asarray(array[...]) for name, array in kept.items()}
     for weights in sorted(out.glob("*.npz")):

@@ -52,7 +52,7 @@ def scan_of(place: Path, dynamics: Dynamics, observables: Sequence[Observable] |
     header = (more or [first])[-1].header
     told = header.experiment
     axes, points = header.asked
-    key = jax.random.wrap_key_data(np.array(told["key"], np.uint32))
+    key = jax.random.wrap_key_data(jax.numpy.asarray(told["key"], "uint32"))
     return Scan(
         dynamics, (Points if points else Grid)(**axes), told["steps"], key, None, [*header.snapshots], observables,
         told.get("paired", False),

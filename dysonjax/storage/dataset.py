@@ -64,7 +64,7 @@ def assembled(stores: Sequence[Any], asked: Asked | None = None, lazy: bool | No
 def _near_blocks(header: Header, block_size: int) -> dict[str, int]:
     """Lengths along the axes of a grid that cover about one block."""
     lengths = {name: 1 for name in header.static}
-    for name, values in reversed(header.traced.items()):
+    for name, values in reversed([*header.traced.items()]):
         lengths[name] = min(len(values), block_size)
         block_size = max(1, block_size // len(values))
     return lengths

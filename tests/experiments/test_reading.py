@@ -139,7 +139,7 @@ def test_xarray_alone_finds_names_and_hyper_parameters_and_the_grid(made):
 def test_other_implementations_read_the_same_numbers(made):
     out, _ = made
     wanted = store.load(out).arrays_by_name["levels"][:]
-    np.testing.assert_array_equal(zarr.open_group(out / "store.zarr", mode="r")["levels"][:], wanted)
+    np.testing.assert_array_equal(zarr.open_array(out / "store.zarr", path="levels", mode="r")[:], wanted)
     tensorstore = pytest.importorskip("tensorstore")
     kind = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(out / "store.zarr" / "levels")}}
     np.testing.assert_array_equal(tensorstore.open(kind).result().read().result(), wanted)

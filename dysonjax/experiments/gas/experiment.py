@@ -253,7 +253,7 @@ def _exact_levels(n: int, rows: int | None, beta: float, count: int) -> np.ndarr
 
     The matrices of `ensembles.beta`, here with NumPy and LAPACK: compiling those takes longer than all of a report.
     """
-    from scipy.linalg.lapack import dsterf
+    from scipy.linalg import eigvalsh_tridiagonal
 
     random = np.random.default_rng(0)
     if rows is None:
@@ -263,4 +263,5 @@ def _exact_levels(n: int, rows: int | None, beta: float, count: int) -> np.ndarr
         freedom = np.zeros(2 * n - 1)
         freedom[::2], freedom[1::2] = rows - np.arange(n), np.arange(n - 1, 0, -1)
         diagonal, off = np.zeros((count, 2 * n)), np.sqrt(random.chisquare(beta * freedom, (count, 2 * n - 1)))
-    return np.stack([dsterf(d, e)[0][: -n - 1 : -1] for d, e in zip(diagonal, off, strict=True)])
+    pairs = zip(diagonal, off, strict=True)
+    return np.stack([eigvalsh_tridiagonal(d, e, lapack_driver="sterf")[: -n - 1 : -1] for d, e in pairs])
