@@ -1,8 +1,11 @@
 """`merge`: the parts of a run that were computed without a connection between them, as one run."""
 
+import contextlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,9 +69,16 @@ def _records(parts: Sequence[Path]) -> dict[str, str]:
         for folder in {p.parent for p in stores_in(part)} | {part}:
             for record in records_in(folder):
                 name, text = str(record.relative_to(part)), record.read_text()
-                if found.setdefault(name, text) != text:
+                if _asked(found.setdefault(name, text)) != _asked(text):
                     raise StoreError(f"{part}: another run than {parts[0]} ({name} differs)")
     return found
+
+
+def _asked(text: str) -> Any:
+    """A record without the versions that its part began with."""
+    with contextlib.suppress(ValueError, TypeError):
+        return {name: value for name, value in json.loads(text).items() if name != "versions"}
+    return text
 
 
 def _check(group: Sequence[Store]) -> None:

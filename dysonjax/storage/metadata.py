@@ -63,9 +63,8 @@ class Header(NamedTuple):
 
 def provenance(devices: Sequence[Any], processes: int = 1, share: str = "0/1") -> dict[str, Any]:
     """Versions and device of this session; `processes` with such devices work together on one share of the blocks."""
-    packages = ("dysonjax", "jax", "jaxlib", "flax", "optax", "numpy")
     return {
-        "versions": {p: _version(p) for p in packages} | {"python": platform.python_version()},
+        "versions": versions(),
         "processor": processor(),
         "device": f"{len(devices)} × {devices[0].device_kind} ({devices[0].platform})",
         **({"processes": processes} if processes > 1 else {}),
@@ -97,6 +96,12 @@ def label(variables: Mapping[str, Variable]) -> dict[str, Any]:
     """Labels of the recorded arrays as they are stored."""
     own = {"diverged_step": ((), "update after which the replica was no longer finite, −1 if it stayed so", "update")}
     return {name: tuple(v) for name, v in variables.items()} | own
+
+
+def versions() -> dict[str, str]:
+    """Of this package and those that numbers depend on."""
+    packages = ("dysonjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
+    return {package: _version(package) for package in packages} | {"python": platform.python_version()}
 
 
 def _version(package: str) -> str:

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from dysonjax.core.errors import StoreError, shown
 from dysonjax.storage.locations import put
+from dysonjax.storage.metadata import versions
 
 RECORD, STORE = "run.json", "store.zarr"
 EXTENSIONS = "extensions"
 """Directory with a record for each extension of the run."""
-FORMAT = 1
+FORMAT = 2
 OWN = "scan"
 """Kind of a user's own `dysonjax.scan`, whose settings are in its store."""
 
@@ -34,7 +35,7 @@ def remember(directory: Path, kind: str, settings: Mapping[str, Any]) -> None:
     expect_free(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"format": FORMAT, "kind": kind, "settings": settings}, indent=1)
+        text = json.dumps({"format": FORMAT, "kind": kind, "settings": settings, "versions": versions()}, indent=1)
         put(directory / RECORD, text + "\n")
     except OSError as error:
         raise StoreError(f"{directory}: cannot be written ({error.strerror or error})") from error

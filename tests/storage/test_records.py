@@ -15,7 +15,7 @@ def test_a_record_comes_back_as_it_was(tmp_path):
         remember(tmp_path / "new", "toy", SETTINGS)
     assert recall(tmp_path / "new") == Record("toy", SETTINGS)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["run.json"]
-    assert {*json.loads((tmp_path / "new" / "run.json").read_text())} == {"format", "kind", "settings"}
+    assert {*json.loads((tmp_path / "new" / "run.json").read_text())} == {"format", "kind", "settings", "versions"}
     assert recall(tmp_path) is None
 
 
