@@ -78,7 +78,7 @@ def save_results(out: Path, ds: xr.Dataset) -> None:
     try:
         draft = out / f"{RESULTS}.partial"
         shutil.rmtree(draft, ignore_errors=True)
-        with _text_allowed():
+        with _warnings_off():
             checked = {name: {"compressors": [ZstdCodec(level=0), Crc32cCodec()]} for name in ds.variables}
             ds.assign_attrs(format=FORMAT).to_zarr(draft, consolidated=True, encoding=checked)
         draft.rename(out / RESULTS)
@@ -96,7 +96,7 @@ def load_results(out: Path) -> xr.Dataset:
     """The dataset of a finished run; raises `StoreError` for one that is not finished, or was damaged."""
     if not (out / RESULTS).is_dir():
         raise StoreError(f"{out}: the run is not finished; continue it with the same command")
-    with reading(out / RESULTS), _text_allowed():
+    with reading(out / RESULTS), _warnings_off():
         ds = xr.open_zarr(out / RESULTS, consolidated=False, chunks=None).load()
         if ds.attrs.pop("format", None) == FORMAT:
             _expect_undamaged(out)
@@ -134,8 +134,9 @@ def _expect_undamaged(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _text_allowed() -> Iterator[None]:
+def _warnings_off() -> Iterator[None]:
     """The newest zarr for Python 3.11 warns that names as text may be stored in another way one day."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s)The data type .* Zarr V3 specification")
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")  # xarray asks for it
         yield
