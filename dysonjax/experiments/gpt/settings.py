@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dysonjax.core.errors import require, whole
-from dysonjax.core.leaves import named_leaves
 
 if TYPE_CHECKING:
     import optax
@@ -143,6 +142,7 @@ class GPTSettings:
         """What records the spectra of the watched matrices, those of query, key and value also by head."""
         import jax
 
+        from dysonjax.core.leaves import named_leaves
         from dysonjax.weights.monitor import SpectralMonitor
 
         kinds = ("query", "key", "value") if self.heads > 1 else ()
