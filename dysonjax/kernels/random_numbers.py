@@ -29,7 +29,7 @@ def normals(keys: Key[Array, " R"], shape: tuple[int, ...], stream: int | Array 
 
 
 def chi_squared(
-    keys: Key[Array, " R"], freedom: float | np.ndarray | Array, shape: tuple[int, ...], stream: int | Array = 0
+    keys: Key[Array, " R"], freedom: int | float | np.ndarray | Array, shape: tuple[int, ...], stream: int | Array = 0
 ) -> Array:
     """Independent χ² numbers [*shape, R] with `freedom` ≥ 0 degrees of freedom, broadcast against [*shape, R].
 
