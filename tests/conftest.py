@@ -37,9 +37,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 
-from dysonjax.core.dynamics import Dynamics, Parameter, lift
-from dysonjax.core.observables import Variable, snapshot
+CHECKED = ("products", "random_numbers")
+"""Modules of `kernels` whose annotations, shapes among them, are checked at every call in tests. Elsewhere annotations
+say what is meant, and functions at the border refuse in one line what is not, which tests try on purpose."""
+install_import_hook([f"dysonjax.kernels.{module}" for module in CHECKED], "beartype.beartype")
+
+from dysonjax.core.dynamics import Dynamics, Parameter, lift  # noqa: E402 - after the hook
+from dysonjax.core.observables import Variable, snapshot  # noqa: E402
 
 FIRST = {
     f"test_{name}.py"

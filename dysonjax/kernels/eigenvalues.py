@@ -72,7 +72,7 @@ def _eigenvalues(a: Array) -> Array:
     return scale * sort_levels(tridiagonal_eigenvalues_of_block(*tridiagonal(a / scale))[0])
 
 
-def singular_values_of_block(w: Float[Array, "m n R"]) -> Float[Array, "n R"]:
+def singular_values_of_block(w: Inexact[Array, "m n R"]) -> Float[Array, "n R"]:
     """Singular values of R matrices side by side, m ≥ n, smallest first, to within rounding of the largest one."""
     library = lambda w: jnp.linalg.svd(jnp.moveaxis(w, -1, 0), compute_uv=False).T[::-1]  # noqa: E731
     return _small_on_cpu(_singular_values, library, w, w.shape[1])
@@ -111,7 +111,7 @@ def tridiagonal(a: Inexact[Array, "n n R"]) -> tuple[Float[Array, "n R"], Float[
     return jnp.stack(diagonal), jnp.stack(off) if off else empty
 
 
-def bidiagonal(w: Inexact[Array, "m n R"]) -> Float[Array, "2n-1 R"]:
+def bidiagonal(w: Inexact[Array, "m n R"]) -> Float[Array, "2*n-1 R"]:
     """Squares d₁², e₁², d₂², … of an upper bidiagonal matrix with the same singular values, m ≥ n, by reflections."""
     squares = []
     while True:

@@ -77,8 +77,8 @@ def solve_upper(u: Float[Array, "n n R"], b: Float[Array, "n m R"]) -> Float[Arr
     return jnp.stack(solved[::-1])
 
 
-def dot(x: Inexact[Array, "n R"], y: Inexact[Array, "n R"]) -> Inexact[Array, " R"]:
-    """Σ_i x_i y_i for each replica."""
+def dot(x: Inexact[Array, "n ..."], y: Inexact[Array, "n ..."]) -> Inexact[Array, "..."]:
+    """Σ_i x_i y_i over the first axis; the other axes broadcast."""
     return _sum_of_products(x, y, axis=0)
 
 

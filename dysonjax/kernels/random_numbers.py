@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from dysonjax.core.dynamics import lift
 
 
-def normals(keys: PRNGKeyArray, shape: tuple[int, ...], stream: int | Array = 0) -> Float[Array, "*shape R"]:
+def normals(keys: Key[Array, " R"], shape: tuple[int, ...], stream: int | Array = 0) -> Float[Array, "*shape R"]:
     """Independent N(0, 1) numbers [*shape, R] from keys [R]; other streams of the same keys are independent of them."""
     count = math.prod(shape)
     if str(jax.random.key_impl(keys)) != "threefry2x32":  # any other generator, without the fast layout
@@ -29,7 +29,7 @@ def normals(keys: PRNGKeyArray, shape: tuple[int, ...], stream: int | Array = 0)
 
 
 def chi_squared(
-    keys: PRNGKeyArray, freedom: float | np.ndarray | Array, shape: tuple[int, ...], stream: int | Array = 0
+    keys: Key[Array, " R"], freedom: int | float | np.ndarray | Array, shape: tuple[int, ...], stream: int | Array = 0
 ) -> Array:
     """Independent χ² numbers [*shape, R] with `freedom` ≥ 0 degrees of freedom, broadcast against [*shape, R].
 
@@ -66,7 +66,7 @@ def chi_squared(
     return 2 * value * jnp.where(a > 0, lax.cond(jnp.any(a < 1), power, lambda: jnp.ones_like(a)), 0)
 
 
-def uniforms(keys: PRNGKeyArray, shape: tuple[int, ...], stream: int | Array = 0) -> Float[Array, "*shape R"]:
+def uniforms(keys: Key[Array, " R"], shape: tuple[int, ...], stream: int | Array = 0) -> Float[Array, "*shape R"]:
     """Independent uniform numbers in (0, 1] [*shape, R] from keys [R], with 24 bits."""
     count = math.prod(shape)
     if str(jax.random.key_impl(keys)) != "threefry2x32":
@@ -91,7 +91,7 @@ def threefry(key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Ar
     return x, y
 
 
-def _words(keys: PRNGKeyArray, count: int, stream: int | Array) -> tuple[Array, Array]:
+def _words(keys: Key[Array, " R"], count: int, stream: int | Array) -> tuple[Array, Array]:
     """Two arrays [count, R] of 32-bit words, from the counters (stream, 0 … count − 1) of each key."""
     first, second = jax.random.key_data(keys).astype(jnp.uint32).T
     index = lax.broadcasted_iota(jnp.uint32, (count, keys.shape[-1]), 0)
@@ -99,7 +99,7 @@ def _words(keys: PRNGKeyArray, count: int, stream: int | Array) -> tuple[Array, 
     return lax.optimization_barrier(words)  # both are used more than once and must not be computed again
 
 
-def _single(keys: PRNGKeyArray, pairs: int, stream: int | Array) -> Array:
+def _single(keys: Key[Array, " R"], pairs: int, stream: int | Array) -> Array:
     """Box and Muller's √(−2 ln u) (sin πv, cos πv) with 24 bits of u in (0, 1] and 32 of v in [−1, 1)."""
     first, second = _words(keys, pairs, stream)
     radius = jnp.sqrt(-2 * jnp.log(((first >> 8).astype(jnp.float32) + 1) * np.float32(2**-24)))
@@ -118,7 +118,7 @@ def _sine(z: Array) -> Array:
     return z * series
 
 
-def _double(keys: PRNGKeyArray, pairs: int, stream: int | Array) -> Array:
+def _double(keys: Key[Array, " R"], pairs: int, stream: int | Array) -> Array:
     """The same with 53 bits each, for float64."""
     high, low = (words.astype(jnp.uint64) for words in _words(keys, 2 * pairs, stream))
     u, v = jnp.split((((high << 21) ^ (low >> 11)).astype(jnp.float64) + 1) * 2.0**-53, 2)
