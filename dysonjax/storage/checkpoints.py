@@ -135,7 +135,7 @@ def _expect_undamaged(out: Path) -> None:
 
 @contextlib.contextmanager
 def _warnings_off() -> Iterator[None]:
-    """The newest zarr for Python 3.11 warns that names as text may be stored in another way one day."""
+    """Zarr warns of what may change: text (the newest version for Python 3.11), and metadata in one file."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s)The data type .* Zarr V3 specification")
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")  # xarray asks for it
