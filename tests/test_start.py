@@ -10,8 +10,6 @@ import pytest
 from dysonjax.cli.app import commands
 
 HEAVY = ("optax", "xarray", "zarr", "scipy", "pandas", "matplotlib", "flax", "tyro", "rich", "orbax", "pooch")
-WITH_JAX = {"gas", "scaling"}
-"""Commands whose settings cannot be read without all that computes."""
 
 LOOK = """
 import contextlib, io, json, sys
@@ -38,7 +36,7 @@ sys.stdout.write(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found():
-    words = ["", *(name for name in commands() if name not in WITH_JAX)]
+    words = ["", *commands()]
     done = subprocess.run(
         [sys.executable, "-c", LOOK, ",".join(HEAVY), ",".join(words)],
         env=os.environ | {"COLUMNS": "120"}, capture_output=True, text=True,
@@ -57,5 +55,5 @@ def test_the_first_names_import_jax_alone(found):
 
 def test_help_needs_no_jax(found):
     told = {name: modules for name, modules in found.items() if name not in ("the package", "the first names")}
-    assert set(told) | WITH_JAX == {"", *commands()}
+    assert set(told) == {"", *commands()}
     assert not any(told.values()), told

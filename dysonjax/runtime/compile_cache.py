@@ -4,15 +4,15 @@ JAX finds an entry by the program, the versions, the flags and the kind of devic
 what the processor can do, which is not in JAX's key; hence the folders.
 """
 
-import hashlib
 import logging
 import os
-import platform
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
+
+from dysonjax.runtime.processor import processor
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +59,3 @@ def _home(directory: str | os.PathLike[str] | None) -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("dysonjax")
-
-
-def processor() -> str:
-    """What tells kinds of processors apart: a digest of its model, its features and how many cores there are."""
-    described = [platform.machine(), platform.processor(), str(os.cpu_count())]
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        described.append(platform.platform())
-    else:
-        kinds = ("vendor_id", "model name", "cpu family", "model", "stepping", "flags", "Features", "CPU part")
-        described += sorted({line for line in lines if line.split("\t")[0].split(":")[0].strip() in kinds})
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:12]

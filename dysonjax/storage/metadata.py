@@ -1,7 +1,5 @@
 """What a store says of itself: the experiment, its layout, labels, and the sessions that computed it."""
 
-import contextlib
-import hashlib
 import math
 import platform
 import shlex
@@ -9,12 +7,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from dysonjax.core.errors import shown
-from dysonjax.core.observables import Variable
+from dysonjax.runtime.processor import model, processor
+
+if TYPE_CHECKING:
+    from dysonjax.core.observables import Variable
 
 LONG = 1000
 """Axes longer than this are written as a range where they are one."""
@@ -65,7 +66,7 @@ def provenance(devices: Sequence[Any], processes: int = 1, share: str = "0/1") -
     """Versions and device of this session; `processes` with such devices work together on one share of the blocks."""
     return {
         "versions": versions(),
-        "processor": processor(),
+        "processor": {"model": model(), "kind": processor()},
         "device": f"{len(devices)} × {devices[0].device_kind} ({devices[0].platform})",
         **({"processes": processes} if processes > 1 else {}),
         **({"share": share} if share != "0/1" else {}),
@@ -79,20 +80,7 @@ def origin(session: Mapping[str, Any]) -> dict[str, Any]:
     return {"title": "Spectra of weight matrices while they are trained", "command": command, **session}
 
 
-def processor() -> dict[str, str]:
-    """Model of this machine's processor, and a digest of its features, on which the last bits depend."""
-    told: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
-        told = {name.strip(): value.strip() for name, _, value in lines}
-    features = told.get("flags") or told.get("Features") or ""
-    return {
-        "model": told.get("model name") or platform.processor() or platform.machine(),
-        "features": hashlib.blake2b(features.encode(), digest_size=8).hexdigest(),
-    }
-
-
-def label(variables: Mapping[str, Variable]) -> dict[str, Any]:
+def label(variables: "Mapping[str, Variable]") -> dict[str, Any]:
     """Labels of the recorded arrays as they are stored."""
     own = {"diverged_step": ((), "update after which the replica was no longer finite, −1 if it stayed so", "update")}
     return {name: tuple(v) for name, v in variables.items()} | own

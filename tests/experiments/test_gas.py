@@ -10,9 +10,10 @@ import pytest
 from dysonjax import ensembles, spectra
 from dysonjax.cli.app import main
 from dysonjax.experiments import running
-from dysonjax.experiments.gas import experiment as gas
 from dysonjax.experiments.gas import figures as gas_figures
-from dysonjax.experiments.gas.experiment import GasRun, statistics
+from dysonjax.experiments.gas import statistics as gas
+from dysonjax.experiments.gas.experiment import GasRun
+from dysonjax.experiments.gas.statistics import statistics
 from dysonjax.spectra import Estimate
 from dysonjax.storage import store
 

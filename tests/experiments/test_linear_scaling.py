@@ -13,13 +13,12 @@ from dysonjax.engine.jobs import Results
 from dysonjax.experiments import running
 from dysonjax.experiments.linear_scaling import analysis as scaling_report
 from dysonjax.experiments.linear_scaling import experiment as linear_scaling
+from dysonjax.experiments.linear_scaling.ensembles import Ensemble, ensembles
 from dysonjax.experiments.linear_scaling.experiment import (
-    Ensemble,
     LinearScaling,
     RBMScaling,
     ScalingRun,
     TeacherStudentScaling,
-    ensembles,
     model_of,
 )
 from dysonjax.experiments.recipes import recipes

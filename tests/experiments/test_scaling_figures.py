@@ -6,7 +6,8 @@ import pytest
 
 from dysonjax.experiments.linear_scaling import analysis as scaling_report
 from dysonjax.experiments.linear_scaling import figures as scaling_figures
-from dysonjax.experiments.linear_scaling.experiment import Ensemble, LinearScaling, RBMScaling, TeacherStudentScaling
+from dysonjax.experiments.linear_scaling.ensembles import Ensemble
+from dysonjax.experiments.linear_scaling.experiment import LinearScaling, RBMScaling, TeacherStudentScaling
 
 ALWAYS = {"level_flow", "stacked_spectra", "multiplet_densities", "centres"}
 PAIRS = {"spacings", "scaling", "spacing_against_width"}

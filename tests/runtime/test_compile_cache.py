@@ -9,7 +9,8 @@ import pytest
 
 from dysonjax.cli import app
 from dysonjax.runtime import compile_cache
-from dysonjax.runtime.compile_cache import processor, use_compile_cache
+from dysonjax.runtime.compile_cache import use_compile_cache
+from dysonjax.runtime.processor import processor
 
 SCAN = """
 import collections, sys

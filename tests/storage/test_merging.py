@@ -140,7 +140,7 @@ def command(arguments, capsys):
 
 def test_shards_on_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "dysonjax.experiments.gas.experiment.statistics", lambda run, ds: []
+        "dysonjax.experiments.gas.statistics.statistics", lambda run, ds: []
     )  # what they show has its own tests
     for name in ("gas_table", "gas_advice", "draw"):
         monkeypatch.setattr(f"dysonjax.experiments.gas.figures.{name}", lambda *arguments: [])

@@ -12,7 +12,8 @@ from scipy.special import stdtr
 from dysonjax import laws, spectra
 from dysonjax.core.tables import Table
 from dysonjax.experiments import plotting as plots
-from dysonjax.experiments.gas.experiment import BULK, RATIOS, GasRun, Statistics
+from dysonjax.experiments.gas.experiment import GasRun
+from dysonjax.experiments.gas.statistics import BULK, RATIOS, Statistics
 
 NOISE = 0.0027
 """Probability with which the advice takes noise for an error of the step: three standard errors if there is one row."""

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from dysonjax.core.tables import Table
-from dysonjax.experiments.linear_scaling.experiment import TITLES, Ensemble, ScalingRun
+from dysonjax.experiments.linear_scaling.ensembles import Ensemble
+from dysonjax.experiments.linear_scaling.experiment import TITLES, ScalingRun
 from dysonjax.experiments.tables import plain_table
 from dysonjax.models import GaussianRBM
 from dysonjax.spectra import Estimate, curve

@@ -1,32 +1,26 @@
 """The linear scaling rule as an experiment: one model over pairs (α, |B|), by SGD and by both Langevin equations.
 
 A model's spectrum should depend on the learning rate and the batch size through T = α/|B| alone. `ScalingRun` is what
-all runs have in common, each model has its own class of settings, and `Ensemble` holds the levels of one pair at one
-level of description, in the theory's coordinate.
+all runs have in common, and each model has its own class of settings.
 """
 
 import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import jax
 import numpy as np
-import xarray as xr
 
-from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import InputError, require, whole
-from dysonjax.core.potentials import LevelTheory
-from dysonjax.core.snapshots import log_steps
-from dysonjax.dynamics.langevin import dyson_of, matrix_langevin
-from dysonjax.dynamics.stochastic_gradient import sgd
-from dysonjax.engine.grid import Grid
 from dysonjax.engine.jobs import Results
-from dysonjax.engine.scanning import ScanJob
 from dysonjax.experiments.base import Experiment, Report
-from dysonjax.models import GaussianRBM, LinearNetwork
-from dysonjax.spectra.multiplets import multiplets
+
+if TYPE_CHECKING:
+    from dysonjax.core.dynamics import Dynamics
+    from dysonjax.core.potentials import LevelTheory
+    from dysonjax.engine.scanning import ScanJob
+    from dysonjax.models import GaussianRBM, LinearNetwork
 
 Setting = tuple[float, int]
 """Learning rate α and batch size |B|."""
@@ -127,12 +121,12 @@ class ScalingRun(Experiment):
         return self.paper if self.points is None else self.points
 
     @cached_property
-    def network(self) -> GaussianRBM | LinearNetwork:
+    def network(self) -> "GaussianRBM | LinearNetwork":
         """The model."""
         raise NotImplementedError
 
     @cached_property
-    def theory(self) -> LevelTheory:
+    def theory(self) -> "LevelTheory":
         """What Dyson's equation knows of the model."""
         return self.network.level_theory()
 
@@ -144,6 +138,8 @@ class ScalingRun(Experiment):
     @property
     def multiplets(self) -> tuple[slice, ...]:
         """Levels that share a fixed point."""
+        from dysonjax.spectra.multiplets import multiplets
+
         return multiplets(self.fixed_points)
 
     @property
@@ -155,8 +151,12 @@ class ScalingRun(Experiment):
         """σ_i [n] of each level alone as T → 0."""
         return np.asarray(self.theory.widths) * np.sqrt(temperature)
 
-    def dynamics(self, description: str) -> Dynamics:
+    def dynamics(self, description: str) -> "Dynamics":
         """SGD or one of the Langevin equations; the configuration remembers this record without its settings."""
+        from dysonjax.core.dynamics import Dynamics
+        from dysonjax.dynamics.langevin import dyson_of, matrix_langevin
+        from dysonjax.dynamics.stochastic_gradient import sgd
+
         if description == "matrix":
             made = matrix_langevin(self.network)
         elif description in ("dyson", "log-gas"):
@@ -176,8 +176,14 @@ class ScalingRun(Experiment):
             found.append((description, rate, sizes, self.steps or max(1, round(self.time / rate))))
         return found
 
-    def jobs(self, results: Results) -> list[ScanJob]:
+    def jobs(self, results: Results) -> "list[ScanJob]":
         """A scan for each level of description and learning rate, as `parts` lists them."""
+        import jax
+
+        from dysonjax.core.snapshots import log_steps
+        from dysonjax.engine.grid import Grid
+        from dysonjax.engine.scanning import ScanJob
+
         require(self.theory is not None, "model", self.model, "a model with a theory of its levels")
         found = []
         dynamics = {description: self.dynamics(description) for description in self.level}  # compiled once
@@ -188,13 +194,14 @@ class ScalingRun(Experiment):
                 # a description's noise is its own, so that differences between them have honest errors
                 key=jax.random.fold_in(jax.random.key(self.key), DESCRIPTIONS.index(description)),
                 snapshots=log_steps(steps, self.snapshots), observables=self._observables(description),
-                name=_folder(description, rate),
+                name=folder(description, rate),
             ))  # fmt: skip
         return found
 
     def analyse(self, results: Results) -> Any:
         """Spacings and widths of the multiplets against T; see `analysis.analyse`."""
         from dysonjax.experiments.linear_scaling.analysis import analyse
+        from dysonjax.experiments.linear_scaling.ensembles import ensembles
 
         return analyse(self, ensembles(self, results))
 
@@ -228,8 +235,10 @@ class RBMScaling(ScalingRun):
     """Gibbs sweeps of the chains"""
 
     @cached_property
-    def network(self) -> GaussianRBM:
+    def network(self) -> "GaussianRBM":
         """The machine."""
+        from dysonjax.models import GaussianRBM
+
         return GaussianRBM(self.visible, self.hidden, sweeps=self.sweeps, init_width=self.init_width)
 
     def _observables(self, description: str) -> Any:
@@ -259,8 +268,10 @@ class TeacherStudentScaling(ScalingRun):
         super().__post_init__()
 
     @cached_property
-    def network(self) -> LinearNetwork:
+    def network(self) -> "LinearNetwork":
         """The student and its teacher."""
+        from dysonjax.models import LinearNetwork
+
         return LinearNetwork(self.teacher, noise=self.noise, init_width=self.init_width)
 
     def _fixed_batches(self) -> int:
@@ -297,8 +308,10 @@ class LinearScaling(ScalingRun):
         super().__post_init__()
 
     @cached_property
-    def network(self) -> LinearNetwork:
+    def network(self) -> "LinearNetwork":
         """The student and its teacher."""
+        from dysonjax.models import LinearNetwork
+
         hidden = len(self.teacher) if self.hidden is None else self.hidden
         return LinearNetwork(
             self.teacher, hidden=hidden, trained=self.train, noise=self.noise, init_width=self.init_width
@@ -334,46 +347,6 @@ def _of_before(made: type[ScalingRun], given: Mapping[str, Any]) -> dict[str, An
     return {**own, "points": points}
 
 
-class Ensemble(NamedTuple):
-    """Levels of one setting at the end, [R, n] in the theory's coordinate, of the replicas that have not diverged."""
-
-    description: str
-    learning_rate: float
-    batch_size: int
-    levels: np.ndarray
-    diverged: int
-    outside: int
-    """Replicas that were outside the positive-definite region at some update, where that is counted."""
-    flow: np.ndarray
-    """Levels of the first replica that has not diverged at every snapshot, [S, n]."""
-    steps: np.ndarray
-
-    @property
-    def temperature(self) -> float:
-        """T = α/|B|."""
-        return self.learning_rate / self.batch_size
-
-
-def ensembles(run: ScalingRun, results: Mapping[str, xr.Dataset]) -> list[Ensemble]:
-    """The ensembles of a run's results, in the order of its descriptions and settings."""
-    return [
-        _ensemble(run, description, rate, size, results[_folder(description, rate)].sel(batch_size=size))
-        for description in run.level
-        for rate, size in run.settings
-    ]
-
-
-def _folder(description: str, rate: float) -> str:
+def folder(description: str, rate: float) -> str:
+    """Name of a scan."""
     return f"{description}-{rate:g}"
-
-
-def _ensemble(run: ScalingRun, description: str, rate: float, size: int, ds: xr.Dataset) -> Ensemble:
-    ds = ds.isel(learning_rate=0, init_width=0)
-    matrix = run.theory.matrix
-    x = ds["levels" if "levels" in ds else f"levels_{matrix}"].values.astype(float)
-    if run.theory.geometry != "gram" and description in ("sgd", "matrix"):
-        x = np.sqrt(np.maximum(x, 0))
-    alive = ds.diverged_step.values < 0
-    outside = int((ds.outside.values[:, -1] > 0).sum()) if "outside" in ds else 0
-    first = int(np.argmax(alive))
-    return Ensemble(description, rate, size, x[alive, -1], int((~alive).sum()), outside, x[first], ds.step.values)

@@ -20,7 +20,8 @@ from dysonjax.experiments.linear_scaling.analysis import (
     small_noise_slope,
     spacings,
 )
-from dysonjax.experiments.linear_scaling.experiment import TITLES, Ensemble, LinearScaling, RBMScaling, ScalingRun
+from dysonjax.experiments.linear_scaling.ensembles import Ensemble
+from dysonjax.experiments.linear_scaling.experiment import TITLES, LinearScaling, RBMScaling, ScalingRun
 from dysonjax.models import GaussianRBM
 
 _LAW: dict[str, Any] = {"color": "#b3543f", "linewidth": 1.5}
