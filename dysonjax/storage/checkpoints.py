@@ -81,6 +81,7 @@ def save_results(out: Path, ds: xr.Dataset) -> None:
         with _warnings_off():
             checked = {name: {"compressors": [ZstdCodec(level=0), Crc32cCodec()]} for name in ds.variables}
             ds.assign_attrs(format=FORMAT).to_zarr(draft, consolidated=True, encoding=checked)
+        remove_results(out)  # of one that was killed before its list was written
         draft.rename(out / RESULTS)
         Lists(out / BLOCKS).add(_list_of(out))
     except OSError as error:

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+import dysonjax as dj
 from dysonjax.core.errors import InputError, StoreError
 from dysonjax.core.leaves import named_leaves
 from dysonjax.experiments import running
@@ -188,3 +189,24 @@ def test_a_damaged_result_says_so(tmp_path):
         (tmp_path / "run.json").write_text('{"kind": "gpt", "settings": ' + damage + "}")
         with pytest.raises(StoreError, match=r"run.json: cannot be read|not a run of kind 'gpt'"):
             running.experiment_of(tmp_path)
+
+
+def test_damage_of_a_training_is_found_repaired_and_it_is_computed_again(run, tmp_path):
+    out, short = tmp_path / "run", dataclasses.replace(run, steps=4, validation_every=2, every=2)
+    whole = running.run(short, out).only
+    assert whole.equals(dj.open(out))
+    assert not dj.verify(out, recompute="all").different
+    chunk = next(path for path in sorted((out / RESULTS / "train_loss" / "c").rglob("*")) if path.is_file())
+    good = chunk.read_bytes()
+    chunk.write_bytes(good[:4] + b"!" + good[5:])
+    for use in (lambda: dj.open(out), lambda: running.run(short, out), lambda: running.report(out)):
+        with pytest.raises(StoreError, match=r"results\.zarr: "):
+            use()
+    (damage,) = dj.verify(out).damage
+    assert "results.zarr" in damage.message
+    chunk.write_bytes(good)
+    (out / "blocks" / "0.0.json").unlink()
+    assert dj.verify(out, repair=True).damage
+    assert running.unfinished(out) == (["the training"], 1)
+    assert whole.equals(running.run(short, out).only)
+    assert not dj.verify(out).damage
