@@ -163,6 +163,11 @@ class Replicas:
         """Of points: which of them stands at [bucket, replica], −1 where none does; None for a grid."""
         return self._rows
 
+    def held(self, bucket: int, rows: slice) -> slice:
+        """Those of `rows` at which there is a replica: short buckets of points are filled up at their ends."""
+        count = self.count if self._rows is None else int((self._rows[bucket] >= 0).sum())
+        return slice(rows.start, max(rows.start, min(rows.stop, count)))
+
     def _at(self, bucket: int, rows: slice) -> dict[str, np.ndarray]:
         """Traced hyper-parameters and the seed of replicas."""
         if self._rows is None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable
-from dysonjax.engine.grid import Grid, Points
+from dysonjax.engine.grid import Grid, Points, Replicas
 from dysonjax.engine.jobs import Verified
 from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import Plan, Scan, extended, prepare, replicas_of
@@ -148,21 +149,16 @@ class ScanJob(Scan):
             left = team.agree(lambda: share.of(unfinished(stores)))
             for i in sorted({blocks[number][0] for number in left}) if team.first else ():
                 stores[i].note(provenance(planned.devices, team.count, str(share)))
-            bar.advance(
-                self.cost - self.steps * sum(rows.stop - rows.start for _, _, rows in (blocks[n] for n in left))
-            )
+            ahead = [laid[i].held(bucket, rows) for i, bucket, rows in (blocks[number] for number in left)]
+            bar.advance(self.cost - self.steps * sum(rows.stop - rows.start for rows in ahead))
             own, began = team.share_bar(bar), (time.monotonic(), time.process_time())
             interrupted = False
             try:
                 for number in team.deal(left):
                     i, bucket, rows = blocks[number]
                     one, replicas = stores[i], laid[i]
-                    values = simulate(
-                        self.dynamics, replicas.keys(bucket, rows), replicas.hyper(bucket, rows),
-                        self.steps, snapshots=planned.marks, observables=planned.observables, devices=planned.devices,
-                        tile=planned.tile, block_size=min(one.block_size, replicas.count), on_progress=own.advance,
-                    )  # fmt: skip
-                    one.write(bucket, rows, values)
+                    size = min(one.block_size, replicas.count)
+                    one.write(bucket, rows, self._block(planned, replicas, bucket, rows, size, own.advance))
                     if team.count == share.count == 1:
                         warn_of_idle_cores(planned.devices, began)
             except KeyboardInterrupt:
@@ -181,6 +177,27 @@ class ScanJob(Scan):
         if team.first:
             _warn_of_lost(dataset)
         return self._without_dt(dataset)
+
+    def _block(
+        self, planned: Plan, replicas: Replicas, bucket: int, rows: slice, size: int, advance: Callable[[int], None]
+    ) -> dict[str, np.ndarray]:
+        """The arrays of one block; nothing is computed where a short bucket of points is filled up."""
+        from dysonjax.storage.lazy_array import nothing
+
+        held, values = replicas.held(bucket, rows), {}
+        if held.stop > held.start:
+            values = simulate(
+                self.dynamics, replicas.keys(bucket, held), replicas.hyper(bucket, held),
+                self.steps, snapshots=planned.marks, observables=planned.observables, devices=planned.devices,
+                tile=planned.tile, block_size=size, on_progress=advance,
+            )  # fmt: skip
+        if held == rows:
+            return values
+        layout = {name: ((rows.stop - rows.start, *inner), dtype) for name, (inner, dtype) in planned.arrays.items()}
+        filled = {name: np.full(shape, nothing(dtype), dtype) for name, (shape, dtype) in layout.items()}
+        for name, value in values.items():
+            filled[name][: len(value)] = value
+        return filled
 
     def open(self, *places: Path, lazy: bool | None = None) -> "xr.Dataset":
         """The results that `places` hold, parts of one run, finished or not."""

@@ -1,6 +1,7 @@
 """`Points` beside a `Grid`, and runs that get more points: the same numbers as one that had all from the start."""
 
 import dataclasses
+import importlib
 import json
 
 import numpy as np
@@ -45,6 +46,19 @@ def test_points_equal_those_of_a_grid(tmp_path, paired):
     assert points.temperature.values.tolist() == ROWS["temperature"]
     same_points(run(dj.Grid(**AXES), paired=paired), points)
     assert_same(points, run(dj.Points(**ROWS), tmp_path / "run", paired=paired))
+
+
+def test_what_fills_up_a_short_bucket_is_not_computed(tmp_path, monkeypatch):
+    """Buckets of three, one and no replica in their blocks of two."""
+    module = importlib.import_module("dysonjax.engine.scanning")  # `dysonjax.scan` is the function
+    simulate, done = module.simulate, []
+    monkeypatch.setattr(
+        module, "simulate", lambda d, keys, *a, **o: (done.append(len(keys)), simulate(d, keys, *a, **o))[1]
+    )
+    points = run(dj.Points(**ROWS), tmp_path / "run", block_size=2)
+    assert done == [2, 1, 1]
+    assert not load_all(tmp_path / "run")[0].pending()
+    same_points(run(dj.Grid(**AXES)), points)
 
 
 def test_points_are_reported(tmp_path, capsys):
