@@ -47,7 +47,7 @@ def sum_of_outer(x: Inexact[Array, "B m R"], y: Inexact[Array, "B n R"]) -> Inex
     return _sum_of_products(x[:, :, None], y[:, None], axis=0)
 
 
-def matmul(a: Inexact[Array, "m k R"], b: Inexact[Array, "k n R"]) -> Inexact[Array, "m n R"]:
+def matmul(a: Inexact[Array, "m k #R"], b: Inexact[Array, "k n #R"]) -> Inexact[Array, "m n R"]:
     """A B for each replica."""
     return _sum_of_products(a[:, :, None], b[None], axis=1)
 

@@ -51,7 +51,8 @@ def _compile(function: Callable[..., Any], donate: tuple[int, ...], args: tuple[
         program = lowered.compile()
     else:
         placed = tuple(x.sharding for x in jax.tree.leaves(args) if isinstance(x, jax.Array))
-        program = _found(_Lowered(hashlib.sha256(text.encode()).digest(), placed, settings(), lowered))
+        trees = jax.tree.structure(args), lowered.out_tree  # names and empty parts, which the text does not have
+        program = _found(_Lowered(hashlib.sha256(text.encode()).digest(), trees, placed, settings(), lowered))
     return functools.partial(program, data) if data else program
 
 
@@ -78,9 +79,10 @@ def _lowered(function: Callable[..., Any], donate: tuple[int, ...], args: tuple[
 
 @dataclass(frozen=True)
 class _Lowered:
-    """A program by its text, where its arguments are, and JAX's settings."""
+    """A program by its text, what it takes and returns, where its arguments are, and JAX's settings."""
 
     digest: bytes
+    trees: tuple[Any, ...]
     placed: tuple[Any, ...]
     settings: tuple[Any, ...]
     lowered: Any = field(compare=False)

@@ -103,9 +103,10 @@ def test_the_overview_needs_no_jax():
 
 @pytest.mark.parametrize("name", commands())
 def test_every_command_has_help(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([name, "--help"])
-    assert not stop.value.code
+    try:
+        assert main([name, "--help"]) == 0
+    except SystemExit as stop:  # tyro's
+        assert not stop.code
     assert f"usage: dysonjax {name}" in capsys.readouterr().out
 
 

@@ -102,6 +102,20 @@ def test_captured_arrays(size):
         assert (found[1][2] > 0) == (size == 2)
 
 
+def test_programs_of_one_text_keep_their_names():
+    """An observable that counts nothing yet, and the same measure under another name."""
+    dynamics, axes = dj.dyson(2, scheme="pairwise_kick"), {"temperature": [0.1], "dt": [0.01]}
+
+    def seen(*names):
+        watched = [snapshot(name, lambda view, hyper: view[0][0], Variable((), "largest level")) for name in names]
+        return dj.scan(dynamics, dj.Grid(**axes), 3, observables=watched, progress=False)
+
+    assert set(seen("one").data_vars) == {"levels", "diverged_step", "one"}
+    assert set(seen("other").data_vars) == {"levels", "diverged_step", "other"}
+    assert set(seen().data_vars) == {"levels", "diverged_step"}
+    assert dj.scan(dynamics, dj.Grid(**axes), 3, progress=False).sizes["snapshot"] > 1
+
+
 def test_backward_rules():
     """Two losses that differ in nothing but their own derivative."""
 
