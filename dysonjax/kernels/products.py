@@ -28,7 +28,7 @@ CHUNK = 8
 """Examples at a time, at most: what becomes of them stays in the first-level cache."""
 
 
-def matvec(w: Inexact[Array, "m n R"], x: Inexact[Array, "B n R"]) -> Inexact[Array, "B m R"]:
+def matvec(w: Inexact[Array, "m n #R"], x: Inexact[Array, "B n #R"]) -> Inexact[Array, "B m R"]:
     """W x for each replica and each of B vectors.
 
     Computed with the batch inside, so that a row of W is read once for all B, and only then turned around.
@@ -37,12 +37,12 @@ def matvec(w: Inexact[Array, "m n R"], x: Inexact[Array, "B n R"]) -> Inexact[Ar
     return jnp.swapaxes(jax.lax.optimization_barrier(product), 0, 1)
 
 
-def matvec_transposed(w: Inexact[Array, "m n R"], x: Inexact[Array, "B m R"]) -> Inexact[Array, "B n R"]:
+def matvec_transposed(w: Inexact[Array, "m n #R"], x: Inexact[Array, "B m #R"]) -> Inexact[Array, "B n R"]:
     """Wᵀ x for each replica and each of B vectors."""
     return _sum_of_products(w[None], x[:, :, None], axis=1)
 
 
-def sum_of_outer(x: Inexact[Array, "B m R"], y: Inexact[Array, "B n R"]) -> Inexact[Array, "m n R"]:
+def sum_of_outer(x: Inexact[Array, "B m #R"], y: Inexact[Array, "B n #R"]) -> Inexact[Array, "m n R"]:
     """Σ_b x_b y_bᵀ for each replica."""
     return _sum_of_products(x[:, :, None], y[:, None], axis=0)
 

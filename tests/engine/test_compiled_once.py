@@ -107,7 +107,10 @@ def test_programs_of_one_text_keep_their_names():
     dynamics, axes = dj.dyson(2, scheme="pairwise_kick"), {"temperature": [0.1], "dt": [0.01]}
 
     def seen(*names):
-        watched = [snapshot(name, lambda view, hyper: view[0][0], Variable((), "largest level")) for name in names]
+        watched = [
+            snapshot(name, lambda spectra, *_: next(iter(spectra.values()))[0], Variable((), "largest"))
+            for name in names
+        ]
         return dj.scan(dynamics, dj.Grid(**axes), 3, observables=watched, progress=False)
 
     assert set(seen("one").data_vars) == {"levels", "diverged_step", "one"}
