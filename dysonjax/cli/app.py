@@ -43,7 +43,16 @@ HELP = ("-h", "--help")
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 1 for directories and processes, 2 for bad input, 130 for Ctrl-C."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    words = [*(sys.argv[1:] if args is None else args)]
+    try:
+        code = _run([*(sys.argv[1:] if args is None else args)])
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(words: Sequence[str]) -> int:
     if not words or words[0] in HELP:
         sys.stdout.write(_overview())
         return 0 if words else _refuse("command = none: expected one of those above", 2)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,15 @@ def test_every_command_has_help(name, capsys):
     except SystemExit as stop:  # tyro's
         assert not stop.code
     assert f"usage: dysonjax {name}" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch, capfd):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["--help"]) == 1
+    assert capfd.readouterr().err == ""
 
 
 def compute_nothing(monkeypatch):
