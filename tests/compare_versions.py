@@ -42,6 +42,9 @@ EXPECTED: Mapping[str, str] = {
     "* bulk_p": "of that distance",
     "ensembles hermite_levels": "one generator of gamma numbers in place of two: another stream, equal in law",
     "ensembles laguerre_levels": "as hermite_levels",
+    "* *finished": "marks of format 1; in format 2 a block's list says that it is finished",
+    "gas printed": "β is calibrated with exact matrices; the advice says more and less",
+    "gpt printed": "p-values by random matrices of the one generator of gamma numbers",
 }
 """What may differ between OLD and NEW: a pattern of "run array", and why."""
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import xarray as xr
 
 import dysonjax as dj
 from dysonjax.core.errors import InputError, StoreError
@@ -194,7 +195,8 @@ def test_a_damaged_result_says_so(tmp_path):
 def test_damage_of_a_training_is_found_repaired_and_it_is_computed_again(run, tmp_path):
     out, short = tmp_path / "run", dataclasses.replace(run, steps=4, validation_every=2, every=2)
     whole = running.run(short, out).only
-    assert whole.equals(dj.open(out))
+    found = dj.open(out)
+    assert isinstance(found, xr.Dataset) and whole.equals(found)
     assert not dj.verify(out, recompute="all").different
     chunk = next(path for path in sorted((out / RESULTS / "train_loss" / "c").rglob("*")) if path.is_file())
     good = chunk.read_bytes()
