@@ -505,11 +505,12 @@ def test_damage_is_named_wherever_the_run_is_used_and_left_alone(copy, name):
     assert words in told
 
 
-def test_no_bit_flip_in_any_file_of_numbers_is_unnoticed(copy):
-    """A full read, as `dj.open` makes it, of 200 damaged copies."""
+@pytest.mark.parametrize("flips", [20, 200])
+def test_no_bit_flip_in_any_file_of_numbers_is_unnoticed(copy, flips):
+    """A full read, as `dj.open` makes it, of damaged copies."""
     chunks = [p for p in (copy / "store.zarr").rglob("*") if p.is_file() and "c" in p.relative_to(copy).parts]
     draw = np.random.default_rng(0)
-    for path in draw.choice(np.array(chunks), 200):
+    for path in draw.choice(np.array(chunks), flips):
         good = path.read_bytes()
         bad = bytearray(good)
         bad[draw.integers(len(bad))] ^= 1 << draw.integers(8)
