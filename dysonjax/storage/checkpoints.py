@@ -127,11 +127,10 @@ def _expect_undamaged(out: Path) -> None:
     wanted, found = Lists(out / BLOCKS).get(0, 0), _list_of(out)
     if wanted is None:
         raise StoreError(f"{out / BLOCKS}: the list of the finished training is missing{HOW}")
-    changed = {*wanted.metadata.items()} ^ {*found.metadata.items()} | {*wanted.chunks.items()} ^ {
-        *found.chunks.items()
-    }
+    told = [{*one.metadata.items(), *one.chunks.items()} for one in (wanted, found)]
+    changed = sorted(key for key, _ in told[0] ^ told[1])
     if changed:
-        raise StoreError(f"{out / RESULTS}: {min(changed)[0]} was changed after it was written{HOW}")
+        raise StoreError(f"{out / RESULTS}: {changed[0]} was changed after it was written{HOW}")
 
 
 @contextlib.contextmanager

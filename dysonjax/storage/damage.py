@@ -69,10 +69,10 @@ def everything(store: Store) -> Iterator[Damage]:
 
 def _of_block(store: Store, one: BlockList, sizes: Mapping[str, int]) -> list[str]:
     path = store.lists.path(one.bucket, one.block)
-    if one.job != store.identity or one.chunks.keys() != store.arrays_by_name.keys():
+    own = {name: store.key(name, one.bucket, one.block) for name in store.arrays_by_name}
+    if one.job != store.identity or {name: chunk.key for name, chunk in one.chunks.items()} != own:
         return [f"{path}: is the list of a block of another run{HOW}"]
-    own = {name: store.key(name, one.bucket, one.block) for name in one.chunks}
-    faults = {c.key: fault_of(c, sizes.get(c.key)) for n, c in one.chunks.items() if c.key == own[n]}
+    faults = {chunk.key: fault_of(chunk, sizes.get(chunk.key)) for chunk in one.chunks.values()}
     return [store.access.damaged(key, fault) for key, fault in faults.items() if fault]
 
 
