@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dysonjax.dynamics.dyson_equation import dyson
     from dysonjax.dynamics.langevin import dyson_of, matrix_langevin
     from dysonjax.dynamics.stochastic_gradient import sgd
+    from dysonjax.dynamics.training import train
     from dysonjax.dynamics.variance_amplified import svag
     from dysonjax.engine.grid import Grid, Points
     from dysonjax.engine.loop import simulate
@@ -62,6 +63,7 @@ __all__ = [
     "simulate",
     "spectra",
     "svag",
+    "train",
     "use_all_cores",
     "use_compile_cache",
     "validity",
@@ -100,6 +102,7 @@ _HOMES = {
     "simulate": "dysonjax.engine.loop:simulate",
     "spectra": "dysonjax.spectra",
     "svag": "dysonjax.dynamics.variance_amplified:svag",
+    "train": "dysonjax.dynamics.training:train",
     "use_all_cores": "dysonjax.runtime.devices:use_all_cores",
     "verify": "dysonjax.experiments.reading:verify",
     "use_compile_cache": "dysonjax.runtime.compile_cache:use_compile_cache",

@@ -30,18 +30,22 @@ def one_replica(block_step: Callable[..., PyTree]) -> Callable[..., PyTree]:
     def step(key: PRNGKeyArray, state: PyTree, hyper: Hyper) -> PyTree:
         add = lambda x: x[..., None] if isinstance(x, jax.Array) else x  # noqa: E731
         block, given = jax.tree.map(add, (state, dict(hyper)))
-        number = {"step": hyper["step"]} if "step" in hyper else {}
-        return jax.tree.map(lambda x: x[..., 0], block_step(key[None], block, {**given, **number}))
+        common = {name: hyper[name] for name in ("step", "steps") if name in hyper}
+        return jax.tree.map(lambda x: x[..., 0], block_step(key[None], block, {**given, **common}))
 
     return step
 
 
 class Parameter(NamedTuple):
-    """A hyper-parameter that a dynamics understands: its default (None: must be given) and the values it may take."""
+    """A hyper-parameter that a dynamics understands: its default and the values it may take, all above `minimum`.
+
+    Where the default is None it must be given or, if it is `optional`, is left out where the grid does not name it.
+    """
 
     default: float | None = None
     minimum: float = 0.0
     integer: bool = False
+    optional: bool = False
 
     def validate(self, name: str, value: float) -> float | int:
         """The value as a plain number; raises `InputError` when it, or its float32, is outside the domain."""
@@ -49,7 +53,8 @@ class Parameter(NamedTuple):
             require(np.isfinite(value) and value == round(value), name, value, "a whole number of at least 1")
             return whole(name, round(value))
         inside = np.isfinite(in_float32(value)) and min(value, in_float32(value)) > self.minimum
-        require(inside, name, value, f"a finite number above {self.minimum:g}")
+        above = f" above {self.minimum:g}" if np.isfinite(self.minimum) else ""
+        require(inside, name, value, f"a finite number{above}")
         return float(value)
 
 
@@ -78,7 +83,8 @@ class Dynamics(ByValue):
     """How a replica starts, moves and shows its spectra: pure functions of one replica, run for thousands at once.
 
     - `init(key, hyper) -> state`: any pytree of arrays;
-    - `step(key, state, hyper) -> state`: one update; `hyper["step"]` is its number, counted from 0;
+    - `step(key, state, hyper) -> state`: one update; `hyper["step"]` is its number, counted from 0, and
+      `hyper["steps"]` how many there are in all;
     - `spectra(state) -> {matrix name: levels [n]}`, largest level first;
     - `data(key, hyper) -> pytree`: what is drawn once per replica and never changes (teacher, data set); the others
       find it in `hyper["data"]`, so that it is neither carried through the loop nor copied;

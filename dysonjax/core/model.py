@@ -65,6 +65,34 @@ class MomentModel(Protocol):
 
 
 @runtime_checkable
+class Network(Protocol):
+    """What `train` needs to know of a network of a user's own. All functions are pure and speak of one replica.
+
+    - `data`: all training examples, a pytree of arrays [n, …], or a function `(key, num) -> examples` without end;
+    - `test_data`: the same of test examples, or None;
+    - `start(key, init_width)`: the trained parameters and the state that is not trained (BatchNorm's averages);
+    - `batch_loss(params, state, examples, key, train)`: the mean loss of a batch, its metrics, and the state after it.
+      `key` is that of this update's random numbers (dropout); `train`: the network learns and is not tested;
+    - `matrices(params)`: the weight matrices to watch, {name: [m, n]}, none at all if levels are not wanted;
+    - `examples`: n, None for an endless source; `config`: JSON that says what the network is.
+    """
+
+    @property
+    def data(self) -> PyTree: ...
+    @property
+    def test_data(self) -> PyTree: ...
+    @property
+    def examples(self) -> int | None: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    def start(self, key: PRNGKeyArray, init_width: Float[Array, ""]) -> tuple[PyTree, PyTree]: ...
+    def batch_loss(
+        self, params: PyTree, state: PyTree, examples: PyTree, key: PRNGKeyArray, train: bool
+    ) -> tuple[Float[Array, ""], dict[str, Array], PyTree]: ...
+    def matrices(self, params: PyTree) -> Mapping[str, Array]: ...
+
+
+@runtime_checkable
 class HasLoss(Protocol):
     """A loss of one example, as `Model` has it."""
 

@@ -11,9 +11,19 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from dysonjax import spectra
 from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, Spectra, lift
 from dysonjax.core.errors import InputError, require, whole
-from dysonjax.core.model import HasChains, Model, MomentModel, block_gradient_of, default_init_width, mean_loss
+from dysonjax.core.model import (
+    HasChains,
+    Model,
+    MomentModel,
+    Network,
+    block_gradient_of,
+    default_init_width,
+    mean_loss,
+)
 from dysonjax.core.observables import Observable, Variable, mean, snapshot
+from dysonjax.dynamics.batches import Batches
 from dysonjax.dynamics.contrastive_divergence import contrastive_divergence
+from dysonjax.dynamics.training import train
 from dysonjax.dynamics.wishart_sgd import sgd_of_moments
 from dysonjax.kernels.products import chunks, sum_of_chunks
 
@@ -37,9 +47,9 @@ class SGDData(NamedTuple):
 
 
 def sgd(
-    model: Model | MomentModel,
+    model: Model | MomentModel | Network,
     *,
-    batches: int | None = 1000,
+    batches: Batches = "default",
     tests: int = 128,
     optimizer: Optimizer | None = None,
     sampling: Literal["examples", "wishart", "population"] = "examples",
@@ -52,13 +62,15 @@ def sgd(
     (`models.GaussianRBM`) is trained by contrastive divergence.
 
     Args:
-        model: what is trained; see `models.Model`, and `models.FlaxModel` for a module of your own.
-        batches: an epoch is this many fixed batches, drawn once per replica and used in fixed order (the setting of
-            arXiv:2509.01349); None: a fresh batch for every update.
+        model: what is trained: a network of the papers, one with the functions of `models.Model`, or your own by
+            `models.FlaxModel` and `models.FunctionModel`.
+        batches: a number K: an epoch is K fixed batches, drawn once per replica and used in fixed order (the setting of
+            arXiv:2509.01349); 1000 of them by default. None: a fresh batch for every update. Your own network's batches
+            are reshuffled epochs by default; see `train`.
         tests: how many other examples give the test loss; of finite data, those that the fixed batches leave over, or
-            training examples if none are left.
+            training examples if none are left. Your own network has test data of its own; see `train`.
         optimizer: function of the learning rate that returns an optax transform, for example `optax.adam`; None is
-            plain SGD.
+            plain SGD. Your own network's optimiser may have more hyper-parameters; see `train`.
         sampling: "examples" computes a batch's gradient from its examples. "wishart", for a model with
             `moment_gradient` (`models.MomentModel`), draws the second moment of a fresh batch from its Wishart law,
             which is the same SGD at a cost that does not depend on |B|. "population" descends the loss of an infinite
@@ -81,10 +93,13 @@ def sgd(
         return sgd_of_moments(model, sampling)  # type: ignore[arg-type]
     if isinstance(model, HasChains):
         return contrastive_divergence(model)
-    return _of_examples(model, batches, tests, optimizer)  # type: ignore[arg-type]
+    if isinstance(model, Network):
+        return train(model, optimizer, batches=batches, tests=tests)
+    return of_examples(model, 1000 if batches == "default" else batches, tests, optimizer)  # type: ignore[arg-type]
 
 
-def _of_examples(model: Model, batches: int | None, tests: int, optimizer: Optimizer | None) -> Dynamics:
+def of_examples(model: Model, batches: Any, tests: int, optimizer: Optimizer | None) -> Dynamics:
+    """SGD on a `Model`, whose loss is that of one example."""
     expected = "a model; models.FlaxModel makes one of a flax module, a loss and data"
     require(isinstance(model, Model), "model", model, expected)
     tests = whole("tests", tests)

@@ -22,7 +22,7 @@ from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, all_finite, lift
 from dysonjax.core.errors import require, whole
 from dysonjax.core.model import HasExampleGradients, HasLoss, block_gradient_of, default_init_width
 from dysonjax.dynamics.gradients import batch_gradient, by_examples, example_gradients, loss_and_gradient
-from dysonjax.dynamics.stochastic_gradient import SGDData, SGDState, sgd
+from dysonjax.dynamics.stochastic_gradient import SGDData, SGDState, of_examples
 
 
 def svag(model: Any, order: int, *, tests: int = 128) -> Dynamics:
@@ -73,7 +73,7 @@ def svag(model: Any, order: int, *, tests: int = 128) -> Dynamics:
 
     config = {"dynamics": "svag", "order": order, **model.config}
     if not by_examples(model):
-        base = sgd(model, batches=None, tests=tests)
+        base = of_examples(model, None, tests, None)
         fast = block_step if by_hand else None
         return dataclasses.replace(base, step=step, block_step=fast, config={**config, "tests": tests})
 

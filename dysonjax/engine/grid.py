@@ -131,6 +131,8 @@ class Replicas:
             require(name in parameters, "grid", name, f"hyper-parameters among {', '.join(parameters)}")
         axes: dict[str, list[float | int]] = {}
         for name, parameter in parameters.items():
+            if name not in grid.axes and parameter.optional and parameter.default is None:
+                continue
             if name not in grid.axes and parameter.default is None:
                 raise InputError(f"grid = {list(grid.axes)}: expected values for {name}, which has no default")
             values = grid.axes.get(name, (parameter.default,))

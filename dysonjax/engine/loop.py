@@ -68,10 +68,10 @@ class Program:
     start: CompiledOnce
     """`start(keys, traced)`: what does not change, and the carry."""
     advance: CompiledOnce
-    """`advance(carry, keys, given, marks, span)`: updates first … last of span = (begin, end, first, last, count).
+    """`advance(carry, keys, given, marks, span)`: updates first … last, span = (begin, end, first, last, count, steps).
 
-    Of each device's tiles begin … end, towards `count` of the marks, one after the other. Returns the carry, and a
-    record [tile, mark, …] of each mark that is reached.
+    Of each device's tiles begin … end, towards `count` of the marks, one after the other; `steps`: all updates of the
+    run. Returns the carry, and a record [tile, mark, …] of each mark that is reached.
     """
     pace: float = 0.0
     """Replica-updates a second of the last run, 0 before the first: they tell how far the next may go in one call."""
@@ -147,7 +147,7 @@ def simulate(
             ahead = marks[mark : mark + SNAPSHOTS_PER_CHUNK]
             first, done = done, min(done + chunk, ahead[-1])
             room = np.resize(np.array(ahead, np.int32), SNAPSHOTS_PER_CHUNK)
-            span = np.array([begin, end, first, done, bisect.bisect_left(ahead, done) + 1], np.int32)
+            span = np.array([begin, end, first, done, bisect.bisect_left(ahead, done) + 1, steps], np.int32)
             advance = program.advance.compiled(carry, keys, given, room, span)
             began = time.perf_counter()
             carry, values = advance(carry, keys, given, room, span)
@@ -244,26 +244,27 @@ class _Tile(NamedTuple):
 
     def advance(self, carry, keys, look, marks, span):
         """`look()`: what does not change, asked for at every use."""
-        first, last, count = span
+        first, last, count, steps = span
         shapes = jax.eval_shape(lambda c: self.values(c, look())[0], carry)
         records = jax.tree.map(lambda x: jnp.zeros((len(marks), *x.shape), x.dtype), shapes)
 
         def to_mark(m, held):
             carry, records = held
             begin, end = jnp.where(m == 0, first, marks[m - 1]), jnp.minimum(marks[m], last)
-            carry = _loop(begin, end, lambda i, c: self._update(i, c, keys, look()), carry, self.together)
+            carry = _loop(begin, end, lambda i, c: self._update(i, c, keys, look(), steps), carry, self.together)
             return jax.lax.cond(
                 end == marks[m], lambda c, r: self._record(c, r, look(), m, end), lambda c, r: (c, r), carry, records
             )
 
         return jax.lax.fori_loop(0, count, to_mark, (carry, records))
 
-    def _update(self, number, carry, keys, given):
+    def _update(self, number, carry, keys, given, steps):
+        common = {"step": number, "steps": steps}
         keys = lift(lambda key: jax.random.fold_in(key, number))(keys)
         if self.dynamics.block_step:
-            state = self._joined(self.dynamics.block_step, step=number)(keys, carry.state, given)
+            state = self._joined(self.dynamics.block_step, **common)(keys, carry.state, given)
         else:
-            state = self._lift(self.dynamics.step, step=number)(keys, carry.state, given)
+            state = self._lift(self.dynamics.step, **common)(keys, carry.state, given)
         healthy = lift(self.dynamics.healthy)(state)
         diverged = jnp.where((carry.diverged == NEVER) & ~healthy, number + 1, carry.diverged)
         state = jax.tree.map(lambda new, old: jnp.where(diverged == NEVER, new, old), state, carry.state)

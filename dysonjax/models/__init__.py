@@ -1,4 +1,5 @@
-"""Models to train: what a model is (`Model`, `MomentModel`), anybody's flax module (`FlaxModel`), the papers' ones."""
+"""Models to train: what a model is (`Model`, `MomentModel`), anybody's network (`FlaxModel`, `FunctionModel`),
+the papers' ones."""
 
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,14 @@ from dysonjax.models.tanh_network import TanhNetwork
 if TYPE_CHECKING:
     from dysonjax.models.feed_forward import FeedForward
     from dysonjax.models.flax_model import FlaxModel
+    from dysonjax.models.function_model import FunctionModel
     from dysonjax.models.rbm_module import RBM
 
 __all__ = [
     "RBM",
     "FeedForward",
     "FlaxModel",
+    "FunctionModel",
     "GaussianRBM",
     "LinearNetwork",
     "Model",
@@ -29,6 +32,7 @@ _FLAX = {
     "RBM": "dysonjax.models.rbm_module:RBM",
     "FeedForward": "dysonjax.models.feed_forward:FeedForward",
     "FlaxModel": "dysonjax.models.flax_model:FlaxModel",
+    "FunctionModel": "dysonjax.models.function_model:FunctionModel",
 }
 """Importing flax takes longer than all the rest."""
 

@@ -1,190 +1,162 @@
-"""What a model provides to be trained by `sgd`, and `FlaxModel`, which makes one of anybody's flax module."""
+"""`FlaxModel`: anybody's flax module, nnx or linen, with a loss and data, ready for `train` and `sgd`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Number
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.tree_util import KeyPath
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import InputError, require, shown
-from dysonjax.core.leaves import steps_of
-from dysonjax.core.values import ByValue
+from dysonjax.models.own_network import OwnNetwork, Watch, fault, name_of, named_arguments
 
-if TYPE_CHECKING:  # pyright holds a cached property for something else than the property that `Model` asks for
-    cached_property = property
-else:
-    from functools import cached_property
+EXPECTED = "a function of nnx.Rngs that builds an nnx module, or a linen module"
 
 
 @dataclass(frozen=True, eq=False)
-class FlaxModel(ByValue):
-    """Any flax (nnx) module with a loss and a data source, ready for `sgd`.
+class FlaxModel(OwnNetwork):
+    """A flax module with a loss and data.
 
         model = dj.models.FlaxModel(
             module=lambda rngs: MyNet(rngs=rngs),
             loss_function=lambda net, example: jnp.sum((net(example[0]) - example[1]) ** 2),
             data=(inputs, targets),                      # or: lambda key, num: (inputs, targets), fresh ones
         )
-        ds = dj.scan(dj.sgd(model, batches=100), dj.Grid(learning_rate=[0.01, 0.1], batch_size=[8]), steps=1000)
+        ds = dj.scan(dj.sgd(model), dj.Grid(learning_rate=[0.01, 0.1], batch_size=[8]), steps=1000)
 
-    `module(rngs)` builds the network from an `nnx.Rngs`; every `nnx.Param` in it is trained, other variables stay as
-    built. `loss_function(net, example)` is a scalar for one example. `data` is a pytree of arrays with a common leading
-    axis, of which every replica draws its own without replacement, or a function `(key, num) -> examples`; lists of
-    numbers are arrays, too. All parameters with two axes that `watch(name)` accepts are watched, and multiplied by
-    `init_width` at the start (1, the default, keeps the module's own initialisation).
+    Every `nnx.Param` is trained (linen: the collection "params"). Other variables, such as BatchNorm's averages, are
+    state: each replica has its own, and every update may change it. The network is in training mode in updates and in
+    evaluation mode on test data (nnx: `net.train()`, `net.eval()`; linen: `net.training`, for your loss to pass on).
+    Random streams (dropout) are seeded anew in each update, from the replica's key and the update's number.
 
-    Raises `InputError`, from the exception of the function at fault where there is one: module, data and loss are tried
-    with shapes alone, and nothing is computed.
+    Args:
+        module: a function that builds the network from an `nnx.Rngs`, or a linen module.
+        loss_function: `(net, example)` → a real scalar, or that and metrics {name: scalar}, which are recorded like
+            losses; with `of_batch` `(net, examples)`. One that names `key` among its parameters gets a random key;
+            `train`: whether the network is trained.
+        data: a pytree of arrays with a common leading axis, which all replicas share; lists of numbers are arrays, too;
+            or a function `(key, num) -> examples`.
+        test_data: the same of examples that are not trained on: they give `test_loss` and test metrics.
+        of_batch: the loss is that of a whole batch. It must be if the network has BatchNorm.
+        watch: which matrices are watched and multiplied by `init_width` at the start: patterns of names ("*" stands for
+            anything), a function of a name, or None for no levels. Arrays of more than two axes are folded: kernels of
+            convolutions to [H·W·C_in, C_out], of attention to [in, heads·features].
+
+    Raises:
+        InputError: from the exception of the function at fault where there is one. Module, data and loss are tried with
+            shapes alone, and nothing is computed.
     """
 
-    module: Callable[[nnx.Rngs], nnx.Module]
-    loss_function: Callable[[Any, PyTree], Array]
+    module: Any
+    loss_function: Callable[..., Any]
     data: PyTree | Callable[[PRNGKeyArray, int], PyTree]
-    watch: Callable[[str], bool] = lambda name: True
+    test_data: PyTree = None
+    of_batch: bool = False
+    watch: Watch = "*"
 
     def __post_init__(self):
-        for name in ("module", "loss_function", "watch"):
-            require(callable(getattr(self, name)), name, getattr(self, name), "a function")
-        if not callable(self.data):
-            object.__setattr__(self, "data", _arrays(self.data))
-            sizes = sorted({x.shape[0] if x.ndim else 0 for x in jax.tree.leaves(self.data)})
-            require(len(sizes) == 1 and sizes[0] > 0, "data", sizes, "arrays with one common leading axis")
-        abstract = self._abstract()
-        names = self.matrices(nnx.state(abstract, nnx.Param))
-        require(bool(names), "module", type(abstract).__name__, "at least one watched parameter with two axes")
-        self._check_loss(abstract)
-
-    def _abstract(self) -> Any:
-        """The module with shapes in place of numbers."""
-
-        expected, others = "a function of nnx.Rngs that builds an nnx module", []
-
-        def build() -> nnx.Module:
-            made = self.module(nnx.Rngs(0))
-            if not isinstance(made, nnx.Module):
-                others.append(made)
-                raise TypeError("no module")
-            return made
-
-        try:
-            return nnx.eval_shape(build)
-        except Exception as error:
-            if others:
-                raise InputError(
-                    f"module = {shown(self.module)}: expected {expected}, not {shown(others[0], 40)}"
-                ) from None
-            raise _fault("module", self.module, expected, error) from error
-
-    def _check_loss(self, abstract: Any) -> None:
-        """Follow the shapes of one example through module and loss."""
-        examples = self.data
-        if callable(self.data):
-            expected = "a function (key, num) that returns num examples"
-            try:
-                examples = jax.eval_shape(lambda key: self.data(key, 2), jax.random.key(0))
-            except Exception as error:
-                raise _fault("data", self.data, expected, error) from error
-            shapes = [x.shape for x in jax.tree.leaves(examples)]
-            right = shapes and all(shape[:1] == (2,) for shape in shapes)
-            require(right, "data", self.data, f"{expected}, for num = 2 not arrays of shapes {shown(shapes)}")
-        example = jax.eval_shape(lambda several: jax.tree.map(lambda x: x[0], several), examples)
-        shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(example))
-        _, params, rest = nnx.split(abstract, nnx.Param, ...)
-        expected = "a function (net, example) that returns a real scalar"
-        try:
-            loss = jax.eval_shape(self.loss, params, example, rest)
-        except Exception as error:
-            raise _fault(
-                "loss_function", self.loss_function, f"{expected} for an example of {shapes}", error
-            ) from error
-        kinds = [(x.shape, jnp.issubdtype(x.dtype, jnp.floating)) for x in jax.tree.leaves(loss)]
-        found = " and ".join(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(loss)) or "None"
-        require(kinds == [((), True)], "loss_function", self.loss_function, f"{expected}, not {found}")
+        if not _is_linen(self.module):
+            require(callable(self.module), "module", self.module, "a function")
+        self._check()
 
     @property
-    def examples(self) -> int | None:
-        return None if callable(self.data) else len(jax.tree.leaves(self.data)[0])
+    def config(self) -> dict[str, Any]:
+        shapes = {name_of(path): list(x.shape) for path, x in jax.tree.leaves_with_path(self._abstract[0])}
+        kind = type(self.module if _is_linen(self.module) else self._build_abstract()).__name__
+        return {"model": kind, "parameters": shapes, "examples": self.examples}
 
-    @cached_property
-    def config(self) -> Mapping[str, Any]:
-        abstract = self._abstract()
-        shapes = {name: list(x.shape) for name, x in _named(nnx.state(abstract, nnx.Param))}
-        return {"model": type(abstract).__name__, "parameters": shapes, "examples": self.examples}
+    def network(self, params: PyTree, state: PyTree = None) -> Any:
+        """The user's own module with these parameters and state, for predictions: in evaluation mode."""
+        return self._net(params, state, jax.random.key(0), train=False)
 
-    def task(self, key: PRNGKeyArray) -> PyTree:
-        return nnx.split(self.module(nnx.Rngs(key)), nnx.Param, ...)[2]
+    def _start(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        if _is_linen(self.module):
+            net = _LinenNet(self.module, None, key, training=False)
+            self._call(net, self._zeros(), key, train=False)
+            assert net.variables is not None
+            return net.variables.pop("params", {}), net.variables
+        params, *_, state = _parts(self._build(key))
+        return params, state
 
-    def init(self, key: PRNGKeyArray, task: PyTree, init_width: Float[Array, ""]) -> PyTree:
-        params = nnx.state(self.module(nnx.Rngs(key)), nnx.Param)
-        watched = self.matrices(params)
-        return jax.tree.map_with_path(lambda path, x: x * init_width if _name(path) in watched else x, params)
+    def _run(
+        self, params: PyTree, state: PyTree, examples: PyTree, key: PRNGKeyArray, train: bool
+    ) -> tuple[Any, PyTree]:
+        of_net, of_loss = jax.random.split(key)
+        net = self._net(params, state, of_net, train)
+        result = self._call(net, examples, of_loss, train)
+        if isinstance(net, _LinenNet):
+            assert net.variables is not None
+            return result, {name: x for name, x in net.variables.items() if name != "params"}
+        return result, _parts(net)[-1]
 
-    def sample(self, key: PRNGKeyArray, num: int, task: PyTree) -> PyTree:
-        if callable(self.data):
-            return self.data(key, num)
-        rows = _distinct(key, num, len(jax.tree.leaves(self.data)[0]))
-        return jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data)
+    def _call(self, net: Any, examples: PyTree, key: PRNGKeyArray, train: bool) -> Any:
+        return self.loss_function(net, examples, **named_arguments(self.loss_function, key=key, train=train))
 
-    def loss(self, params: PyTree, example: PyTree, task: PyTree) -> Float[Array, ""]:
-        graph = nnx.split(self._abstract(), nnx.Param, ...)[0]
-        return self.loss_function(nnx.merge(graph, params, task), example)
+    def _net(self, params: PyTree, state: PyTree, key: PRNGKeyArray, train: bool) -> Any:
+        if _is_linen(self.module):
+            return _LinenNet(self.module, {"params": params, **(state or {})}, key, train)
+        abstract = self._build_abstract()
+        graph = nnx.graphdef(abstract)
+        _, keys, counts, _ = _parts(abstract)
+        streams = len(jax.tree.leaves(keys))
+        keys = jax.tree.unflatten(jax.tree.structure(keys), [*jax.random.split(key, streams)] if streams else [])
+        counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), counts)
+        # flax lets a variable change only where it was made: under the same transformations of JAX
+        params, state = jax.tree.map(lambda x: x, (params, state))
+        net = nnx.merge(graph, params, keys, counts, *(() if state is None else (state,)))
+        net.train() if train else net.eval()
+        return net
 
-    def matrices(self, params: PyTree) -> Mapping[str, Array]:
-        return {name: x for name, x in _named(params) if x.ndim == 2 and self.watch(name)}
+    def _build(self, key: Any) -> nnx.Module:
+        try:
+            made = self.module(nnx.Rngs(key))
+        except Exception as error:
+            raise fault("module", self.module, EXPECTED, error) from error
+        if not isinstance(made, nnx.Module):
+            raise InputError(f"module = {shown(self.module)}: expected {EXPECTED}, not {shown(made, 40)}")
+        return made
 
+    def _build_abstract(self) -> nnx.Module:
+        """The module with shapes in place of numbers."""
+        return nnx.eval_shape(lambda: self._build(0))
 
-def _arrays(data: PyTree) -> PyTree:
-    """Data whose leaves are arrays: a list of numbers is one, and so is a tuple of them but for the outermost pair."""
-
-    def of_numbers(x: Any) -> bool:
-        return isinstance(x, list | tuple) and all(isinstance(y, Number) or of_numbers(y) for y in x)
-
-    outermost = isinstance(data, tuple) and not all(isinstance(x, Number) for x in data)
-    try:
-        leaves = jax.tree.map(
-            lambda x: x if isinstance(x, np.ndarray | jax.Array) else np.asarray(x),
-            data,
-            is_leaf=lambda x: of_numbers(x) and not (outermost and x is data),
-        )
-    except Exception as error:  # what NumPy says of lists of different lengths
-        raise _fault("data", data, "arrays, or lists of numbers of one length", error) from error
-    for x in jax.tree.leaves(leaves):
-        require(getattr(x.dtype, "kind", "V") not in "OSUMm", "data", x, "arrays of numbers")
-    return leaves
-
-
-def _fault(name: str, value: Any, expected: str, error: Exception) -> InputError:
-    """One line about an exception of the user's own function, to be raised from it."""
-    if isinstance(error, InputError):
-        return error
-    said = " ".join(str(error).split())
-    why = type(error).__name__ + (f": {said}" if said else "")
-    return InputError(f"{name} = {shown(value)}: expected {expected} ({why if len(why) < 160 else why[:159] + '…'})")
-
-
-def _distinct(key: PRNGKeyArray, num: int, total: int) -> Array:
-    """`num` different numbers below `total`, every set of them equally likely."""
-    if num * num > 8 * total:
-        return jax.random.permutation(key, total)[:num]
-    # Floyd's algorithm: a batch of few needs no sorting of all
-    picks = jax.random.randint(key, (num,), 0, jnp.arange(total - num, total) + 1)
-
-    def choose(i: Array, chosen: Array) -> Array:
-        return chosen.at[i].set(jnp.where(jnp.any(chosen == picks[i]), total - num + i, picks[i]))
-
-    return jax.lax.fori_loop(0, num, choose, jnp.full(num, -1))
+    def _zeros(self) -> PyTree:
+        """Examples that tell a linen module its shapes."""
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self._some(2))
+        return zeros if self.of_batch else jax.tree.map(lambda x: x[0], zeros)
 
 
-def _named(params: PyTree) -> list[tuple[str, Array]]:
-    return [(_name(path), x) for path, x in jax.tree.leaves_with_path(params)]
+class _LinenNet:
+    """A linen module as the loss function calls it: with its variables, of which it keeps what a call has changed."""
+
+    def __init__(self, module: Any, variables: dict[str, Any] | None, key: PRNGKeyArray, training: bool):
+        self.module, self.variables, self.training = module, variables, training
+        self._key, self._calls = key, 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Array:
+        # linen takes the stream "params" for every stream that is not given
+        streams = {"params": jax.random.fold_in(self._key, self._calls)}
+        self._calls += 1
+        if self.variables is None:
+            out, self.variables = self.module.init_with_output(streams, *args, **kwargs)
+            return out
+        changing = [name for name in self.variables if name != "params"] if self.training else []
+        out = self.module.apply(self.variables, *args, rngs=streams, mutable=changing or False, **kwargs)
+        if not changing:
+            return out
+        self.variables = {**self.variables, **out[1]}
+        return out[0]
 
 
-def _name(path: KeyPath) -> str:
-    """`layer.kernel`: not joined by "/", and without a layer called "value", because stored runs have these names."""
-    return ".".join(step for step in steps_of(path) if step != "value")
+def _parts(net: nnx.Module) -> tuple[PyTree, PyTree, PyTree, PyTree]:
+    """Parameters, keys and counts of random streams, and all else."""
+    params, keys, counts, rest = nnx.state(net, nnx.Param, nnx.RngKey, nnx.RngCount, ...)
+    return params, keys, counts, rest
+
+
+def _is_linen(module: Any) -> bool:
+    from flax import linen
+
+    return isinstance(module, linen.Module)

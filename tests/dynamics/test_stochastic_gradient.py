@@ -10,6 +10,7 @@ from stochastic import assert_mean
 
 import dysonjax as dj
 from dysonjax.core.dynamics import lift
+from dysonjax.dynamics.batches import Examples
 from dysonjax.engine.grid import Replicas
 
 ALPHA, WIDTH, BATCH = 0.125, 0.125, 4
@@ -171,12 +172,14 @@ def finite_model(examples):
 
 
 def test_tests_are_not_training_examples():
-    dynamics = dj.sgd(finite_model(30), batches=5, tests=10)
-    data = dynamics.data(jax.random.key(3), {"batch_size": 4})
-    train, test = np.asarray(data.batches).reshape(-1, 3), np.asarray(data.test)
-    assert train.shape == (20, 3)
-    assert test.shape == (10, 3)
-    assert len({tuple(row) for row in np.concatenate([train, test])}) == 30
+    """Five fixed batches of four leave ten of thirty examples for the tests."""
+    examples = Examples(finite_model(30), 5, 10)
+    key = jax.random.key(3)
+    given = {"batch_size": 4, "data": examples.draw(key, 4)}
+    batches = [examples.batch(key, {**given, "step": step}) for step in range(10)]
+    np.testing.assert_array_equal(batches[:5], batches[5:])  # and come again
+    every = np.concatenate([*batches[:5], examples.test(given)])
+    assert len({tuple(row) for row in every.tolist()}) == 30
 
 
 @pytest.mark.parametrize(
@@ -203,11 +206,13 @@ def test_no_model_and_a_loss_that_is_no_scalar_are_refused():
     with pytest.raises(dj.InputError, match=r"^model = 3: expected a model; models\.FlaxModel makes one"):
         dj.sgd(3)  # type: ignore[arg-type]  # wrong on purpose
 
-    class Vector(type(finite_model(30))):
-        def loss(self, params, example, task):
-            return jnp.ones(2) * super().loss(params, example, task)
+    class Vector:
+        examples, config = None, {}
+        task = staticmethod(lambda key: ())
+        init = staticmethod(lambda key, task, width: {"w": jnp.ones((1, 2))})
+        sample = staticmethod(lambda key, num, task: jax.random.normal(key, (num, 2)))
+        loss = staticmethod(lambda params, example, task: params["w"][0] * example)
+        matrices = staticmethod(lambda params: params)
 
-    vector = object.__new__(Vector)
-    vars(vector).update(vars(finite_model(30)))
     with pytest.raises(dj.InputError, match=r"^loss = 'an array of shape \(2,\)': expected a scalar for one example"):
-        dj.scan(dj.sgd(vector, batches=2), dj.Grid(learning_rate=[0.1], batch_size=[2]), 2)
+        dj.scan(dj.sgd(Vector(), batches=2), dj.Grid(learning_rate=[0.1], batch_size=[2]), 2)  # type: ignore[arg-type]

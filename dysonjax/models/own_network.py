@@ -1,0 +1,295 @@
+"""What `FlaxModel` and `FunctionModel` share: data, loss of an example or of a batch, names of watched matrices."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from numbers import Number
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import KeyPath
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dysonjax.core.errors import InputError, require, shown
+from dysonjax.core.leaves import steps_of
+from dysonjax.core.values import ByValue
+
+Watch = str | Sequence[str] | Callable[[str], bool] | None
+NO_MATRIX = ("bias", "scale")
+"""Last parts of the names of parameters that a pattern passes over, whatever their shape."""
+PROJECTIONS = ("query", "key", "value")
+"""Layers whose kernels [in, heads, features] map to all heads."""
+
+
+class OwnNetwork(ByValue):
+    """A user's network: a `Network` (see `core.model`) made of `_start` and `_run`, which a subclass has.
+
+    It is a `Model`, too, where its loss is that of one example and nothing but its parameters changes: what is not
+    trained is the task then.
+    """
+
+    loss_function: Callable[..., Any]
+    data: PyTree | Callable[[PRNGKeyArray, int], PyTree]
+    test_data: PyTree
+    of_batch: bool
+    watch: Watch
+
+    def _start(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        """Parameters and state of a new network."""
+        raise NotImplementedError
+
+    def _run(
+        self, params: PyTree, state: PyTree, examples: PyTree, key: PRNGKeyArray, train: bool
+    ) -> tuple[Any, PyTree]:
+        """What the loss function returns, and the state after it."""
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        """Follow the shapes through network and loss; raises `InputError`, and computes nothing."""
+        require(callable(self.loss_function), "loss_function", self.loss_function, "a function")
+        require(isinstance(self.of_batch, bool), "of_batch", self.of_batch, "True or False")
+        listed = isinstance(self.watch, list | tuple) and all(isinstance(p, str) for p in self.watch)
+        right = self.watch is None or listed or isinstance(self.watch, str) or callable(self.watch)
+        require(right, "watch", self.watch, "patterns of names such as '*kernel', a function of a name, or None")
+        _set(self, data=self.data if callable(self.data) else arrays(self.data, "data"))
+        if self.test_data is not None:
+            _set(self, test_data=arrays(self.test_data, "test_data"))
+            kinds = [
+                [(x.shape[1:], jax.dtypes.canonicalize_dtype(x.dtype)) for x in jax.tree.leaves(examples)]
+                for examples in (self.test_data, self._some(2))
+            ]
+            alike = jax.tree.structure(self.test_data) == jax.tree.structure(self._some(2)) and kinds[0] == kinds[1]
+            require(alike, "test_data", kinds[0], f"examples like those of data, {kinds[1]}")
+        params, state = self._abstract
+        self._check_watch(params)
+        self._check_loss(params, state)
+
+    def _check_watch(self, params: PyTree) -> None:
+        names = [name_of(path) for path, _ in jax.tree.leaves_with_path(params)]
+        found = self._watched(params)
+        if callable(self.watch):
+            require(bool(found), "watch", self.watch, f"to accept the name of a matrix among {', '.join(names[:8])}")
+        for pattern in () if self.watch is None or callable(self.watch) else _listed(self.watch):
+            require(
+                any(fnmatchcase(name, pattern) for name in found), "watch", pattern,
+                f"a pattern of the names of matrices; the network has {', '.join(names[:8])}"
+                + (", …" if len(names) > 8 else ""),
+            )  # fmt: skip
+
+    def _check_loss(self, params: PyTree, state: PyTree) -> None:
+        examples = self._some(2)
+        if not self.of_batch:
+            examples = jax.eval_shape(lambda several: jax.tree.map(lambda x: x[0], several), examples)
+        shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(examples))
+        arguments = "examples" if self.of_batch else "example"
+        expected = f"a function (net, {arguments}) that returns a real scalar"
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        try:
+            for train in (True, False):
+
+                def run(params: PyTree, state: PyTree, examples: PyTree, key: PRNGKeyArray, train: bool = train):
+                    return self._run(params, state, examples, key, train)
+
+                traced, out = jax.make_jaxpr(run, return_shape=True)(params, state, examples, key)
+                self._check_result(out[0], expected)
+                self._check_state(traced, params, state, out[1])
+        except InputError as error:
+            raise _one_line(error) from error.__cause__
+        except Exception as error:
+            wanted = f"{expected} for {'' if self.of_batch else 'an '}{arguments} of {shapes}"
+            raise fault("loss_function", self.loss_function, wanted, error) from error
+
+    def _check_result(self, result: Any, expected: str) -> None:
+        wrong = f"{expected}, or that and its metrics"
+        loss, metrics = _split(result, self.loss_function, wrong)
+        kinds = [(x.shape, jnp.issubdtype(x.dtype, jnp.floating)) for x in jax.tree.leaves(loss)]
+        found = " and ".join(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(loss)) or "None"
+        require(kinds == [((), True)], "loss_function", self.loss_function, f"{expected}, not {found}")
+        for name, x in metrics.items():
+            scalar = isinstance(name, str) and getattr(x, "shape", None) == ()
+            require(scalar and name != "loss", "loss_function", name, "metrics by name, each a scalar, not named loss")
+
+    def _check_state(self, traced: Any, params: PyTree, state: PyTree, after: PyTree) -> None:
+        shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+        same = jax.tree.structure(state) == jax.tree.structure(after) and shape(state) == shape(after)
+        told = {name_of(path): x.shape for path, x in jax.tree.leaves_with_path(after)}
+        require(same, "state", shown(told), "what is not trained to keep its names, shapes and kinds in every update")
+        first, count = len(jax.tree.leaves(params)), len(jax.tree.leaves(state))
+        before, left = (
+            traced.jaxpr.invars[first : first + count],
+            traced.jaxpr.outvars[len(traced.out_avals) - count :],
+        )
+        if not self.of_batch and any(a is not b for a, b in zip(before, left, strict=True)):
+            names = [name_of(path) for path, _ in jax.tree.leaves_with_path(state)]
+            changed = [name for name, a, b in zip(names, before, left, strict=True) if a is not b]
+            raise InputError(
+                f"of_batch = False: expected True, a loss of a batch, because {changed[0]} changes in an update"
+            )
+
+    @cached_property
+    def _abstract(self) -> tuple[PyTree, PyTree]:
+        try:
+            return jax.eval_shape(lambda: self._start(jax.random.key(0)))
+        except InputError as error:
+            raise _one_line(error) from error.__cause__
+
+    def _some(self, num: int) -> PyTree:
+        """Shapes of `num` examples."""
+        if not callable(self.data):
+            kind = lambda x: jax.ShapeDtypeStruct((num, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))  # noqa: E731
+            return jax.tree.map(kind, self.data)
+        expected, data = "a function (key, num) that returns num examples", self.data
+        try:
+            examples = jax.eval_shape(lambda key: data(key, num), jax.random.key(0))
+        except Exception as error:
+            raise fault("data", self.data, expected, error) from error
+        shapes = [x.shape for x in jax.tree.leaves(examples)]
+        right = shapes and all(shape[:1] == (num,) for shape in shapes)
+        require(right, "data", self.data, f"{expected}, for num = {num} not arrays of shapes {shown(shapes)}")
+        return examples
+
+    @property
+    def examples(self) -> int | None:
+        return None if callable(self.data) else len(jax.tree.leaves(self.data)[0])
+
+    def start(self, key: PRNGKeyArray, init_width: Float[Array, ""]) -> tuple[PyTree, PyTree]:
+        params, state = self._start(key)
+        watched = set(self._watched(params))
+        return jax.tree.map_with_path(lambda path, x: x * init_width if name_of(path) in watched else x, params), state
+
+    def batch_loss(
+        self, params: PyTree, state: PyTree, examples: PyTree, key: PRNGKeyArray, train: bool
+    ) -> tuple[Float[Array, ""], dict[str, Array], PyTree]:
+        if self.of_batch:
+            result, state = self._run(params, state, examples, key, train)
+            return *_split(result, self.loss_function), state
+        keys = jax.random.split(key, len(jax.tree.leaves(examples)[0]))
+        one = lambda example, key: _split(self._run(params, state, example, key, train)[0], self.loss_function)  # noqa: E731
+        losses, metrics = jax.vmap(one)(examples, keys)
+        require(losses.ndim == 1, "loss", f"an array of shape {losses.shape[1:]}", "a scalar for one example")
+        return jnp.mean(losses), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics), state
+
+    def matrices(self, params: PyTree) -> dict[str, Array]:
+        return {name: as_matrix(name, x) for name, x in self._watched(params).items()}
+
+    def _watched(self, params: PyTree) -> dict[str, Array]:
+        named = {name_of(path): x for path, x in jax.tree.leaves_with_path(params)}
+        return {name: x for name, x in named.items() if x.ndim >= 2 and _accepts(self.watch, name)}
+
+    def task(self, key: PRNGKeyArray) -> PyTree:
+        return self._start(key)[1]
+
+    def init(self, key: PRNGKeyArray, task: PyTree, init_width: Float[Array, ""]) -> PyTree:
+        return self.start(key, init_width)[0]
+
+    def sample(self, key: PRNGKeyArray, num: int, task: PyTree) -> PyTree:
+        if callable(self.data):
+            return self.data(key, num)
+        rows = _distinct(key, num, len(jax.tree.leaves(self.data)[0]))
+        return jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data)
+
+    def loss(self, params: PyTree, example: PyTree, task: PyTree) -> Float[Array, ""]:
+        examples = jax.tree.map(lambda x: x[None], example)
+        return self.batch_loss(params, task, examples, jax.random.key(0), True)[0]
+
+
+def as_matrix(name: str, x: Array) -> Array:
+    """An array of two or more axes as a matrix: outputs, the last axis, are its columns.
+
+    So a kernel of a convolution is [H·W·C_in, C_out], one of attention's [in, heads, features] is [in, heads·features].
+    """
+    layer = [*name.split("."), ""][-3:-2]
+    return x.reshape(x.shape[0], -1) if x.ndim > 2 and layer and layer[0] in PROJECTIONS else x.reshape(-1, x.shape[-1])
+
+
+def name_of(path: KeyPath) -> str:
+    """`layer.kernel`: not joined by "/", and without a layer called "value", because stored runs have these names."""
+    return ".".join(step for step in steps_of(path) if step != "value")
+
+
+def arrays(data: PyTree, argument: str) -> PyTree:
+    """Data whose leaves are arrays with one leading axis.
+
+    A list of numbers is an array, and so is a tuple of them but for the outermost pair.
+    """
+
+    def of_numbers(x: Any) -> bool:
+        return isinstance(x, list | tuple) and all(isinstance(y, Number) or of_numbers(y) for y in x)
+
+    outermost = isinstance(data, tuple) and not all(isinstance(x, Number) for x in data)
+    try:
+        leaves = jax.tree.map(
+            lambda x: x if isinstance(x, np.ndarray | jax.Array) else np.asarray(x),
+            data,
+            is_leaf=lambda x: of_numbers(x) and not (outermost and x is data),
+        )
+    except Exception as error:  # what NumPy says of lists of different lengths
+        raise fault(argument, data, "arrays, or lists of numbers of one length", error) from error
+    for x in jax.tree.leaves(leaves):
+        require(getattr(x.dtype, "kind", "V") not in "OSUMm", argument, x, "arrays of numbers")
+    sizes = sorted({x.shape[0] if x.ndim else 0 for x in jax.tree.leaves(leaves)})
+    require(len(sizes) == 1 and sizes[0] > 0, argument, sizes, "arrays with one common leading axis")
+    return leaves
+
+
+def named_arguments(function: Callable[..., Any], **offered: Any) -> dict[str, Any]:
+    """Those of what is offered that the function names among its parameters."""
+    try:
+        names = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin
+        return {}
+    return {name: value for name, value in offered.items() if name in names}
+
+
+def fault(name: str, value: Any, expected: str, error: Exception) -> InputError:
+    """One line about an exception of the user's own function, to be raised from it."""
+    if isinstance(error, InputError):
+        return error
+    said = " ".join(str(error).split())
+    why = type(error).__name__ + (f": {said}" if said else "")
+    return InputError(f"{name} = {shown(value)}: expected {expected} ({why if len(why) < 160 else why[:159] + '…'})")
+
+
+def _split(
+    result: Any, function: Any, expected: str = "a loss, or a loss and its metrics"
+) -> tuple[Any, dict[str, Any]]:
+    """Loss and metrics of what a loss function returned."""
+    if not isinstance(result, tuple):
+        return result, {}
+    right = len(result) == 2 and isinstance(result[1], Mapping)
+    require(right, "loss_function", function, f"{expected}, not a tuple of {len(result)}")
+    return result[0], dict(result[1])
+
+
+def _accepts(watch: Watch, name: str) -> bool:
+    if watch is None:
+        return False
+    if callable(watch):
+        return watch(name)
+    return name.split(".")[-1] not in NO_MATRIX and any(fnmatchcase(name, pattern) for pattern in _listed(watch))
+
+
+def _listed(watch: str | Iterable[str]) -> list[str]:
+    return [watch] if isinstance(watch, str) else list(watch)
+
+
+def _set(model: Any, **values: Any) -> None:
+    """Fields of a frozen dataclass, while it is made."""
+    for name, value in values.items():
+        object.__setattr__(model, name, value)
+
+
+def _distinct(key: PRNGKeyArray, num: int, total: int) -> Array:
+    """`num` different numbers below `total`, every set of them equally likely."""
+    if num * num > 8 * total:
+        return jax.random.permutation(key, total)[:num]
+    # Floyd's algorithm: a batch of few needs no sorting of all
+    picks = jax.random.randint(key, (num,), 0, jnp.arange(total - num, total) + 1)
+
+    def choose(i: Array, chosen: Array) -> Array:
+        return chosen.at[i].set(jnp.where(jnp.any(chosen == picks[i]), total - num + i, picks[i]))
+
+    return jax.lax.fori_loop(0, num, choose, jnp.full(num, -1))
