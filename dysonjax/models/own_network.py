@@ -253,6 +253,11 @@ def fault(name: str, value: Any, expected: str, error: Exception) -> InputError:
     return InputError(f"{name} = {shown(value)}: expected {expected} ({why if len(why) < 160 else why[:159] + '…'})")
 
 
+def _one_line(error: InputError) -> InputError:
+    """Without what JAX adds to the words of an exception that passes through it."""
+    return InputError(str(error).split("\n")[0])
+
+
 def _split(
     result: Any, function: Any, expected: str = "a loss, or a loss and its metrics"
 ) -> tuple[Any, dict[str, Any]]:

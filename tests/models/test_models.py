@@ -255,9 +255,7 @@ def test_fresh_data_of_a_function():
 def test_bad_flax_models_are_refused():
     with pytest.raises(dj.InputError, match=r"^data = .*: expected arrays with one common leading axis$"):
         flax_model(data=(DATA[0], DATA[1][:5]))
-    with pytest.raises(
-        dj.InputError, match=r"^watch = .*: expected to accept the name of a matrix among first\.bias, "
-    ):
+    with pytest.raises(dj.InputError, match=r"^watch = .*: expected to accept the name of a matrix among first"):
         flax_model(watch=lambda name: False)
 
 
