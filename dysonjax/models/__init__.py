@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from dysonjax.core.lazy import public
 from dysonjax.core.model import Model, MomentModel
+from dysonjax.models.handwriting import digits
 from dysonjax.models.linear import LinearNetwork
 from dysonjax.models.rbm import GaussianRBM, scalar_field_kernel
 from dysonjax.models.tanh_network import TanhNetwork
@@ -22,6 +23,7 @@ __all__ = [
     "Model",
     "MomentModel",
     "TanhNetwork",
+    "digits",
     "scalar_field_kernel",
 ]
 
