@@ -19,6 +19,16 @@ def spread(samples: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {"median": float(np.median(samples)), "min": float(min(samples)), "max": float(max(samples))}
 
 
+def ratio(ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95) -> dict[str, float]:
+    """Geometric mean of the ratios of neighbouring timings, and its interval by Student's t of their logarithms."""
+    from scipy import stats
+
+    logs = np.log(np.divide(ours, theirs))
+    half = stats.t.ppf((1 + confidence) / 2, len(logs) - 1) * np.std(logs, ddof=1) / np.sqrt(len(logs))
+    mean, low, high = np.exp(np.mean(logs) + np.array([0, -half, half]))
+    return {"mean": float(mean), "low": float(low), "high": float(high)}
+
+
 def append(name: str, result: Mapping[str, Any]) -> None:
     """Add one JSON line with versions and device to results/<name>.jsonl."""
     machine = {

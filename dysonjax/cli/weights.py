@@ -8,6 +8,7 @@ import tyro
 from dysonjax.cli.console import plain, tell
 from dysonjax.cli.options import Format
 from dysonjax.core.errors import StoreError
+from dysonjax.core.folding import Layout
 from dysonjax.experiments.base import Report
 from dysonjax.runtime.progress import progress_bar
 
@@ -19,6 +20,8 @@ def analyze(
     weights: Annotated[Path, tyro.conf.Positional],
     trained: Annotated[Path | None, tyro.conf.Positional] = None,
     pattern: str = "*",
+    kernels: Layout | None = None,
+    stack: int = 0,
     vectors: bool = False,
     key: int = 0,
     out: Path | None = None,
@@ -27,9 +30,12 @@ def analyze(
     """What the spectra of saved weights say: bulk, outliers, tails and spacings, one row for each matrix.
 
     Args:
-        weights: .npz, .safetensors (a PyTorch state dict too) or an orbax directory.
+        weights: .npz, .safetensors, a PyTorch state dict (.pt, .pth) or an orbax directory.
         trained: the same weights later; the first file then holds the initial ones they are compared with.
         pattern: names of the matrices to look at, with wildcards.
+        kernels: how more than two axes are a matrix, torch: first axis × the others, flax: the others × last axis; by
+            default torch for .safetensors, .pt and .pth, flax for .npz and orbax.
+        stack: how many leading axes of such an array number matrices, as of scanned layers.
         vectors: also the participation ratios of singular vectors, which takes twice as long.
         key: base of the random numbers of bootstraps.
         out: a directory for the table (`report.txt`) and all numbers (`spectra.csv`).
@@ -47,7 +53,7 @@ def analyze(
             bar.advance(PARTS * done // total - told)
             told = PARTS * done // total
 
-        ds = report_of(now, initial, pattern, vectors=vectors, key=key, progress=advance)
+        ds = report_of(now, initial, pattern, vectors=vectors, kernels=kernels, stack=stack, key=key, progress=advance)
     report = Report([table(ds)])
     tell(report, format)
     if out is not None:

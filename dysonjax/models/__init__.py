@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from dysonjax.core.lazy import public
 from dysonjax.core.model import Model, MomentModel
+from dysonjax.models.handwriting import digits
 from dysonjax.models.linear import LinearNetwork
 from dysonjax.models.rbm import GaussianRBM, scalar_field_kernel
 from dysonjax.models.tanh_network import TanhNetwork
@@ -25,6 +26,7 @@ __all__ = [
     "Model",
     "MomentModel",
     "TanhNetwork",
+    "digits",
     "scalar_field_kernel",
 ]
 

@@ -18,10 +18,11 @@ from threadpoolctl import threadpool_limits
 
 from dysonjax import spectra
 from dysonjax.core.errors import InputError, require, whole
+from dysonjax.core.folding import Layout, checked, matrices_of
 from dysonjax.core.leaves import named_leaves
 from dysonjax.core.snapshots import log_steps
 from dysonjax.weights.bulk import bulk_spacings, fit_bulk
-from dysonjax.weights.reading import Fold, matrices_of, natural_order
+from dysonjax.weights.reading import natural_order
 from dysonjax.weights.spectral_report import COLUMNS
 
 Heads = Mapping[str, int] | Callable[[str, Array], Mapping[str, Array]]
@@ -39,7 +40,8 @@ class _Plan(NamedTuple):
 
     pattern: str
     heads: tuple[tuple[str, int], ...] | Callable[[str, Array], Mapping[str, Array]]
-    fold: Fold
+    kernels: Layout
+    stack: int
     steps: int
     every: Every
     shapes: tuple[tuple[str, tuple[int, int]], ...]
@@ -62,7 +64,8 @@ class SpectralMonitor:
     thread from now on, as after `use_all_cores`: its own wait for those of the training, for seconds at times.
 
     `params`: a pytree of arrays, or an nnx module, whose `nnx.Param` is taken. `steps`: the last step. `pattern`: of
-    names such as "layer0/key/kernel", and `fold`: how more than two axes are one matrix, both as in `read_weights`.
+    names such as "layer0/key/kernel". `kernels`: how more than two axes are one matrix, "flax" or "torch", and `stack`:
+    how many leading axes number matrices, all three as in `read_weights`.
     `every`: steps from one record to the next, 0 and `steps` included, or "log" for 21 log-spaced ones. `heads`: parts
     that are watched beside the whole matrix, either {pattern: number of equal blocks of columns}, "…/head0", "…/head1",
     …, or a function (name, parameter as it is) → {part: matrix}. Raises `InputError`, also when nothing matches.
@@ -77,17 +80,16 @@ class SpectralMonitor:
     def __init__(
         self,
         params: PyTree, steps: int, pattern: str = "*", *,
-        every: Every = 50, heads: Heads | None = None, fold: Fold = "last",
+        every: Every = 50, heads: Heads | None = None, kernels: Layout = "flax", stack: int = 0,
     ):  # fmt: skip
         require(isinstance(pattern, str), "pattern", pattern, "a string such as '*key*kernel'")
-        require(fold in ("last", "first", "stack"), "fold", fold, '"last", "first" or "stack"')
         steps = whole("steps", steps, 1, 2**31 - 1)
         if isinstance(every, str):
             require(every == "log", "every", every, 'a whole number of at least 1, or "log"')
         else:
             every = whole("every", every)
         ways = heads if callable(heads) else _blocks(heads)
-        plan = _Plan(pattern, ways, fold, steps, every, ())
+        plan = _Plan(pattern, ways, checked(kernels), whole("stack", stack, 0), steps, every, ())
         parameters = _parameters(params, pattern)
         plan = plan._replace(shapes=_shapes(plan, jax.eval_shape(partial(_watched, plan), parameters), params))
         if jax.default_backend() == "cpu":  # JAX has no setting of its own for LAPACK's threads
@@ -159,7 +161,8 @@ class SpectralMonitor:
         for variable in ds.data_vars:
             ds[variable].attrs.update(long_name=texts[str(variable)], units="1")
         ds["step"].attrs.update(long_name="update", units="1")
-        return ds.assign_attrs(pattern=self.plan.pattern, steps=self.plan.steps, every=self.plan.every)
+        names = ("pattern", "steps", "every", "kernels", "stack")
+        return ds.assign_attrs({name: getattr(self.plan, name) for name in names})
 
 
 def _fill(monitor: SpectralMonitor, plan: _Plan, fields: Any) -> SpectralMonitor:
@@ -210,7 +213,7 @@ def _watched(plan: _Plan, parameters: Mapping[str, Any]) -> dict[str, Float[Arra
     found: dict[str, Any] = {}
     for name, parameter in parameters.items():
         require(parameter.size, name, parameter.shape, "a matrix with entries")
-        matrices = dict(matrices_of(name, parameter, plan.fold))
+        matrices = dict(matrices_of(name, parameter, plan.kernels, plan.stack))
         found |= matrices
         if callable(plan.heads):
             found |= {f"{name}/{part}": w for part, w in plan.heads(name, parameter).items()}

@@ -1,4 +1,4 @@
-"""Weight matrices from where they are kept: .npz, .safetensors, an orbax directory, or a pytree of arrays in memory."""
+"""Weight matrices from where they are kept: .npz, .safetensors, PyTorch's .pt, an orbax directory, arrays in memory."""
 
 import re
 import zipfile
@@ -8,42 +8,50 @@ from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-from dysonjax.core.errors import InputError, require, shown
+from dysonjax.core.errors import InputError, require, shown, whole
+from dysonjax.core.folding import Layout, checked, matrices_of
 from dysonjax.core.leaves import named_leaves
+from dysonjax.weights import pytorch
 
-Fold = Literal["last", "first", "stack"]
-KINDS = "an .npz or .safetensors file, an orbax directory, or a mapping of names to arrays"
-MATRIX = 2
-"""Rows and columns that an array needs at least to be a matrix and no vector."""
+KINDS = "an .npz, .safetensors, .pt or .pth file, an orbax directory, or a mapping of names to arrays"
 
 
 def read_weights(
-    source: Any, pattern: str = "*", fold: Fold = "last", argument: str = "weights"
+    source: Any, pattern: str = "*", kernels: Layout | None = None, stack: int = 0, argument: str = "weights"
 ) -> dict[str, Float[np.ndarray, "m n"]]:
-    """Matrices of a model by name, those whose name matches `pattern` ("*", "?", "[…]"; upper and lower case differ).
+    """Matrices of a model by name, those whose name matches `pattern`.
 
-    `source` is the path of a NumPy archive (.npz), of a .safetensors file (a PyTorch state dict saved so too), of a
-    directory that orbax wrote (of a manager's, the last step), or a pytree of arrays in memory: a dict, the parameters
-    of a flax module, nested at will. Parts of a name are joined by "/", and by "." where the file joins them so.
+    An array of two axes is a matrix as it is, PyTorch's `in_proj_weight` too; one of more axes is folded into one by
+    `core.folding.fold`. Whole numbers are read as float64; vectors, and arrays of true and false, are passed over.
 
-    An array of more than two axes is one matrix whose columns are its last axis (fold="last": flax convolutions and
-    attention), or whose rows are its first ("first": PyTorch convolutions), or a stack of matrices, "name[0]", … in its
-    last two ("stack": scanned layers, heads). Whole numbers are read as float64; vectors, and arrays of true and false,
-    are passed over. The order is that of the names, "layer2" before "layer10"; `argument` is what messages call the
-    source.
+    Args:
+        source: the path of a NumPy archive (.npz), of a .safetensors file, of a PyTorch state dict (.pt, .pth, .bin;
+            also one inside a checkpoint, as "state_dict" or "model"), of a directory that orbax wrote (of a manager's,
+            the last step), or a pytree of arrays in memory: a dict, the parameters of a flax module, nested at will.
+        pattern: of names, with "*", "?", "[…]"; upper and lower case differ. Parts of a name are joined by "/", and by
+            "." where the file joins them so.
+        kernels: of an array of more than two axes, "torch" makes the first axis the rows; "flax" makes the last axis
+            the columns (the last two of attention's query, key and value). None takes `layout_of(source)`.
+        stack: how many leading axes of such an array number matrices that are folded one by one, "name[0]",
+            "name[1]", …, as those of scanned layers and of experts do.
+        argument: what messages call the source.
 
-    Raises `InputError` for a path that does not exist or whose content is not what its name says, when the pattern
-    matches no matrix, and for a matrix that is empty or holds NaN or ∞, by name.
+    Returns:
+        Matrices of float32 or float64 in the order of their names, "layer2" before "layer10".
+
+    Raises:
+        InputError: a path that does not exist or whose content is not what its name says; a pattern that matches no
+            matrix; a matrix that is empty or holds NaN or ∞, by name.
 
         read_weights("model.safetensors", "*attn*weight")
     """
-    require(fold in ("last", "first", "stack"), "fold", fold, '"last", "first" or "stack"')
+    layout, stack = layout_of(source) if kernels is None else checked(kernels), whole("stack", stack, 0)
     require(isinstance(pattern, str), "pattern", pattern, "a string such as '*attn*key*'")
     path = isinstance(source, str | PathLike)
     arrays = _on_disk(Path(fspath(source)), pattern, argument) if path else _in_memory(source, argument)
@@ -51,7 +59,7 @@ def read_weights(
     for name, array in arrays:
         seen.append(name)
         if array is not None and fnmatchcase(name, pattern) and _is_real(name, array):
-            for own, matrix in matrices_of(name, array, fold):
+            for own, matrix in matrices_of(name, array, layout, stack):
                 found[own] = _sound(own, matrix)
     some = ", ".join(repr(name) for name in seen[:5]) + (", …" if len(seen) > 5 else "")
     there = f"{shown(fspath(source))} has" if path else f"{argument} has"
@@ -59,18 +67,15 @@ def read_weights(
     return dict(sorted(found.items(), key=lambda item: natural_order(item[0])))
 
 
-def matrices_of(name: str, array: Any, fold: Fold) -> Iterator[tuple[str, Any]]:
-    """The matrices of an array, none of a vector; also of one with a single row or column."""
-    if array.ndim > 2 and fold == "stack":
-        for index in np.ndindex(array.shape[:-2]):
-            yield from matrices_of(f"{name}[{','.join(map(str, index))}]", array[index], fold)
-    elif array.ndim >= 2 and array.size == 0:
-        yield name, array
-    elif array.ndim >= 2:
-        size = array.shape[-1] if fold != "first" else array.shape[0]
-        matrix = array.reshape(-1, size) if fold != "first" else array.reshape(size, -1)
-        if min(matrix.shape) >= MATRIX:
-            yield name, matrix
+def layout_of(source: Any) -> Layout:
+    """Whose kernels a source holds as a rule: "torch" for .safetensors and PyTorch's files and tensors, else "flax".
+
+    .npz files and orbax directories count as flax's. Nothing is read, so a state dict that was saved as .npz, or
+    parameters of flax as .safetensors, have to be told by `kernels`.
+    """
+    if isinstance(source, str | PathLike):
+        return "torch" if Path(fspath(source)).suffix in (".safetensors", *pytorch.SUFFIXES) else "flax"
+    return "torch" if any(map(pytorch.is_tensor, jax.tree.leaves(source))) else "flax"
 
 
 def _sound(name: str, matrix: np.ndarray) -> np.ndarray:
@@ -101,7 +106,7 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 def _in_memory(tree: Any, argument: str) -> Iterator[tuple[str, np.ndarray]]:
     require(tree is not None and not jax.tree_util.all_leaves([tree]), argument, tree, KINDS)
     for name, leaf in named_leaves(tree).items():
-        array = np.asarray(leaf)
+        array = pytorch.array_of(leaf) if pytorch.is_tensor(leaf) else np.asarray(leaf)
         require(array.dtype != object, name, leaf, "an array of numbers")
         yield name, array
 
@@ -109,12 +114,11 @@ def _in_memory(tree: Any, argument: str) -> Iterator[tuple[str, np.ndarray]]:
 def _on_disk(path: Path, pattern: str, argument: str) -> Iterator[tuple[str, np.ndarray | None]]:
     """Names and arrays; None in place of an array that the pattern does not match."""
     require(path.exists(), argument, str(path), "a file or directory that exists")
-    readers = {".npz": _npz, ".safetensors": _safetensors}
-    hint = "; safetensors.torch.save_file writes a state dict" if path.suffix in (".pt", ".pth", ".bin") else ""
-    require(path.is_dir() or path.suffix in readers, argument, str(path), KINDS + hint)
+    readers = {".npz": _npz, ".safetensors": _safetensors, **dict.fromkeys(pytorch.SUFFIXES, _torch)}
+    require(path.is_dir() or path.suffix in readers, argument, str(path), KINDS)
     read = _orbax if path.is_dir() else readers[path.suffix]
     try:
-        yield from read(path, pattern)
+        yield from read(path, pattern, argument)
     except (InputError, GeneratorExit):
         raise
     except Exception as error:  # a damaged file fails in many ways, deep in zipfile, zlib, NumPy, tensorstore
@@ -123,7 +127,7 @@ def _on_disk(path: Path, pattern: str, argument: str) -> Iterator[tuple[str, np.
         raise InputError(f"{argument} = {shown(str(path))}: expected {kind}, as its name says ({why})") from None
 
 
-def _npz(path: Path, pattern: str) -> Iterator[tuple[str, np.ndarray | None]]:
+def _npz(path: Path, pattern: str, argument: str) -> Iterator[tuple[str, np.ndarray | None]]:
     if not zipfile.is_zipfile(path):
         raise ValueError("it is no zip archive, or not all of one")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -134,13 +138,17 @@ def _npz(path: Path, pattern: str) -> Iterator[tuple[str, np.ndarray | None]]:
             yield name, array
 
 
-def _safetensors(path: Path, pattern: str) -> Iterator[tuple[str, np.ndarray | None]]:
+def _safetensors(path: Path, pattern: str, argument: str) -> Iterator[tuple[str, np.ndarray | None]]:
     with _optional("safetensors").safe_open(path, framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118
             yield name, file.get_tensor(name) if fnmatchcase(name, pattern) else None
 
 
-def _orbax(path: Path, pattern: str) -> Iterator[tuple[str, np.ndarray | None]]:
+def _torch(path: Path, pattern: str, argument: str) -> Iterator[tuple[str, np.ndarray | None]]:
+    yield from pytorch.saved(_optional("torch"), path, pattern, argument)
+
+
+def _orbax(path: Path, pattern: str, argument: str) -> Iterator[tuple[str, np.ndarray | None]]:
     item = _item(path)
     if item is None:
         raise ValueError("it has no _METADATA")
@@ -170,4 +178,6 @@ def _optional(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError:
-        raise InputError(f"{name.split('.')[0]} is not installed: pip install 'dysonjax[weights]'") from None
+        package = name.split(".")[0]
+        how = "torch" if package == "torch" else "'dysonjax[weights]'"  # too large for an extra that many need
+        raise InputError(f"{package} is not installed: pip install {how}") from None

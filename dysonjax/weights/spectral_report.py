@@ -13,9 +13,10 @@ from rich.text import Text
 
 from dysonjax import spectra
 from dysonjax.core.errors import InputError, require, whole
+from dysonjax.core.folding import Layout
 from dysonjax.core.tables import Table
 from dysonjax.weights.bulk import bulk_spacings, fit_bulk, rank
-from dysonjax.weights.reading import Fold, read_weights
+from dysonjax.weights.reading import layout_of, read_weights
 from dysonjax.weights.tail import fit_tail, hill
 
 PASSES = 0.01
@@ -79,6 +80,8 @@ INITIAL: Mapping[str, str] = {
     "new_outliers": "outliers less those of the initial weights",
 }
 """Extra columns when `initial` is given."""
+FOLDED: Mapping[Layout, str] = {"torch": "as torch's, out × in·…", "flax": "as flax's, in·… × out"}
+"""How the title of the table says what `kernels` was."""
 CURVES: Mapping[str, str] = {
     "levels": "eigenvalues of W Wᵀ, largest first",
     "outlier_p": "Tracy–Widom p-values of the outliers",
@@ -102,7 +105,8 @@ def analyze(
     vectors: bool = False,
     curves: bool = False,
     level: float = 0.01,
-    fold: Fold = "last",
+    kernels: Layout | None = None,
+    stack: int = 0,
     key: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
@@ -119,7 +123,9 @@ def analyze(
         vectors: add `VECTORS`, for two or three times the cost.
         curves: add `CURVES`; `ds.drop_dims("level").to_dataframe()` is then the table.
         level: an outlier is a level that noise exceeds with a probability below this.
-        fold: how an array of more than two axes is a matrix, as in `read_weights`.
+        kernels: how an array of more than two axes is a matrix, "torch" or "flax", as in `read_weights`; None takes the
+            layout of `weights`, for `initial` too.
+        stack: how many leading axes number matrices, as in `read_weights`.
         key: seed of the bootstrap of the tails, for each matrix by its name.
         progress: called as `progress(done, total)` after each matrix with the work done.
 
@@ -134,8 +140,9 @@ def analyze(
     """
     require(0 < level < 1, "level", level, "a probability in (0, 1)")
     base = jax.random.key(whole("key", key, 0, 2**32 - 1))
-    now = read_weights(weights, pattern, fold)
-    before = {} if initial is None else _matching(now, read_weights(initial, pattern, fold, "initial"))
+    layout = layout_of(weights) if kernels is None else kernels
+    now = read_weights(weights, pattern, layout, stack)
+    before = {} if initial is None else _matching(now, read_weights(initial, pattern, layout, stack, "initial"))
     for name, w in [*now.items(), *before.items()]:
         _of_usual_size(name, w)
     rows, work = [], {name: min(w.shape) * w.size for name, w in now.items()}
@@ -156,12 +163,12 @@ def analyze(
         else:
             ds[variable] = ("matrix", np.array(found))
         ds[variable].attrs["long_name"] = texts[variable]
-    return ds.assign_attrs(pattern=pattern, outlier_level=level, key=key)
+    return ds.assign_attrs(pattern=pattern, outlier_level=level, key=key, kernels=layout, stack=stack)
 
 
 def table(ds: xr.Dataset) -> Table:
     """The report as a table for the terminal, its main columns; p-values below 0.01 in bold."""
-    shown = Table(title="weight matrices", title_justify="left")
+    shown = Table(title=f"weight matrices, kernels {FOLDED[ds.attrs['kernels']]}", title_justify="left")
     shown.add_column("matrix")
     compared = "change" in ds
     heads = ["shape", "stable rank", "σ²", "KS bulk (p)", "outliers", "α", "KS tail (p)", "⟨r⟩", "KS surmise (p)"]

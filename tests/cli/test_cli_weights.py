@@ -33,6 +33,18 @@ def test_two_files_are_compared(saved, capsys):
     assert "attn.key" in text and "attn.query" not in text
 
 
+def test_kernels_are_folded_as_told(tmp_path, capsys):
+    np.savez(tmp_path / "w.npz", conv=np.random.default_rng(1).normal(size=(12, 8, 3)).astype("f4"))
+    for words, shape, said in (
+        ([], "96×3", "as flax's"),
+        (["--kernels", "torch"], "12×24", "as torch's"),
+        (["--stack", "1"], "8×3", "conv[11]"),
+    ):
+        assert main(["analyze", str(tmp_path / "w.npz"), *words]) == 0
+        text = capsys.readouterr().out
+        assert shape in text and said in text
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -12,6 +12,7 @@ from flax import linen, nnx
 
 from dysonjax import spectra
 from dysonjax.core.errors import InputError
+from dysonjax.core.folding import Layout
 from dysonjax.weights import monitor as module
 from dysonjax.weights.bulk import bulk_spacings, fit_bulk
 from dysonjax.weights.monitor import BULK, SpectralMonitor
@@ -235,8 +236,8 @@ def test_heads_by_a_function_see_the_parameter_as_it_is():
     for i in range(3):
         found = ds.levels.sel(matrix=f"query/kernel/head{i}").values[0, :4]
         np.testing.assert_allclose(found, levels_of(w[:, i]), rtol=1e-4)
-    flat = levels_of(np.asarray(w).reshape(30, 4))
-    np.testing.assert_allclose(ds.levels.sel(matrix="query/kernel").values[0, :4], flat, rtol=1e-4)
+    flat = levels_of(np.asarray(w).reshape(10, 12))
+    np.testing.assert_allclose(ds.levels.sel(matrix="query/kernel").values[0], flat, rtol=1e-4)
 
 
 def drawn(key, shape, dtype=jnp.float32):
@@ -271,10 +272,21 @@ def test_nnx_modules_their_states_and_linen_parameters():
     assert list(SpectralMonitor(dense, 1).dataset(bulk=False).matrix.values) == ["params/kernel"]
 
 
+def test_heads_of_flax_attention():
+    net = nnx.MultiHeadAttention(2, 6, 8, decode=False, rngs=nnx.Rngs(1))
+    ds = SpectralMonitor(net, 1, pattern="query/kernel", heads={"*": 2}).dataset(bulk=False)
+    kernel = np.asarray(net.query.kernel[...])  # [in, heads, head_dim]
+    for i, part in enumerate((kernel.reshape(6, 8), kernel[:, 0], kernel[:, 1])):
+        np.testing.assert_allclose(ds.levels.values[0, i, : min(part.shape)], levels_of(part), rtol=1e-3, atol=1e-6)
+
+
 def test_folds_are_those_of_analyze():
     tree = {"blocks": {"kernel": jnp.asarray(np.random.default_rng(3).normal(size=(2, 9, 8)), jnp.float32)}}
-    for fold in ("last", "first", "stack"):
-        ds, report = SpectralMonitor(tree, 1, fold=fold).dataset(), analyze(tree, fold=fold, curves=True)
+    cases: list[tuple[Layout, int]] = [("flax", 0), ("torch", 0), ("flax", 1)]
+    for kernels, stack in cases:
+        ds = SpectralMonitor(tree, 1, kernels=kernels, stack=stack).dataset()
+        report = analyze(tree, kernels=kernels, stack=stack, curves=True)
+        assert (ds.attrs["kernels"], report.attrs["stack"]) == (kernels, stack)
         assert list(ds.matrix.values) == list(report.matrix.values)
         np.testing.assert_allclose(ds.levels.values[0], report.levels.values, rtol=1e-3)
         for variable in ("norm", "stable_rank", "largest", "rows", "columns", *BULK):
@@ -365,7 +377,8 @@ def test_what_is_refused():
         assert refusal(lambda every=every: make(every=every)).startswith(f"every = {every!r}")  # type: ignore[arg-type]  # wrong on purpose
     for steps in (0, 2.0, 2**31):
         assert refusal(lambda steps=steps: SpectralMonitor(tree, steps)).startswith("steps = ")  # type: ignore[arg-type]  # wrong on purpose
-    assert "fold = 'middle'" in refusal(lambda: make(fold="middle"))  # type: ignore[arg-type]  # wrong on purpose
+    assert "kernels = 'middle'" in refusal(lambda: make(kernels="middle"))  # type: ignore[arg-type]  # wrong on purpose
+    assert "stack = -1" in refusal(lambda: make(stack=-1))
     assert "a divisor of the 8 columns of layer2/key/kernel" in refusal(lambda: make(heads={"layer2*": 3}))
     assert "heads = '*query*'" in refusal(lambda: make(heads={"*query*": 2}))
     assert "heads['layer2*'] = 0" in refusal(lambda: make(heads={"layer2*": 0}))

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import dysonjax as dj
-from dysonjax.weights.reading import read_weights
+from dysonjax.weights.reading import layout_of, read_weights
 
 RNG = np.random.default_rng(3)
 ARRAYS = {
@@ -63,6 +63,12 @@ def test_without_safetensors(tmp_path, monkeypatch):
     assert "pip install 'dysonjax[weights]'" in refusal(lambda: read_weights(tmp_path / "w.safetensors"))
 
 
+def test_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "w.pt").write_bytes(b"")
+    assert refusal(lambda: read_weights(tmp_path / "w.pt")) == "torch is not installed: pip install torch"
+
+
 def test_orbax(tmp_path):
     checkpoint = pytest.importorskip("orbax.checkpoint")
     arrays = {"layer": {"kernel": jnp.asarray(ARRAYS["h.2.attn.weight"]), "bias": jnp.ones(3)}, "b": jnp.ones((3, 3))}
@@ -98,10 +104,67 @@ def test_whole_numbers_are_numbers(kind):
 def test_more_axes():
     w = RNG.normal(size=(2, 3, 4))
     np.testing.assert_array_equal(read_weights({"w": w})["w"], w.reshape(6, 4))
-    np.testing.assert_array_equal(read_weights({"w": w}, fold="first")["w"], w.reshape(2, 12))
-    stack = read_weights({"w": w}, fold="stack")
-    assert list(stack) == ["w[0]", "w[1]"]
+    np.testing.assert_array_equal(read_weights({"w": w}, kernels="torch")["w"], w.reshape(2, 12))
+    stack = read_weights({"w": w, "plain": w[0]}, stack=1)
+    assert list(stack) == ["plain", "w[0]", "w[1]"]
     np.testing.assert_array_equal(stack["w[1]"], w[1])
+
+
+def test_kernels_are_those_of_the_files_origin(tmp_path):
+    """(out, in, 3) of PyTorch, and (3, in, out) of flax, whatever kind of file holds them if `kernels` says so."""
+    theirs = {"conv1.weight": RNG.normal(size=(6, 4, 3)).astype("f4")}
+    flax = {"conv1": {"kernel": theirs["conv1.weight"].T}}
+    np.savez(tmp_path / "theirs.npz", allow_pickle=False, **theirs)
+    np.savez(tmp_path / "flax.npz", allow_pickle=False, **{"conv1/kernel": flax["conv1"]["kernel"]})
+    folded = theirs["conv1.weight"].reshape(6, 12)
+    same(read_weights(tmp_path / "theirs.npz", kernels="torch"), ["conv1.weight"], {"conv1.weight": folded})
+    for source in (tmp_path / "flax.npz", flax):
+        assert layout_of(source) == "flax"
+        same(read_weights(source), ["conv1/kernel"], {"conv1/kernel": flax["conv1"]["kernel"].reshape(12, 6)})
+    save = pytest.importorskip("safetensors.numpy").save_file
+    save(theirs, tmp_path / "w.safetensors")
+    same(read_weights(tmp_path / "w.safetensors"), ["conv1.weight"], {"conv1.weight": folded})
+    flat = read_weights(tmp_path / "w.safetensors", kernels="flax")["conv1.weight"]
+    np.testing.assert_array_equal(flat, theirs["conv1.weight"].reshape(24, 3))
+
+
+def test_pytorch_files(tmp_path):
+    torch = pytest.importorskip("torch")
+    net = torch.nn.ModuleDict({
+        "conv": torch.nn.Conv2d(4, 6, 3), "up": torch.nn.ConvTranspose1d(5, 7, 3),
+        "attention": torch.nn.MultiheadAttention(8, 2), "short": torch.nn.Linear(3, 4).bfloat16(),
+    })  # fmt: skip
+    state = net.state_dict()
+    shapes = {
+        "attention.in_proj_weight": (24, 8), "attention.out_proj.weight": (8, 8), "conv.weight": (6, 36),
+        "short.weight": (4, 3), "up.weight": (5, 21),
+    }  # fmt: skip
+    expected = {name: state[name].float().numpy().reshape(shape) for name, shape in shapes.items()}
+    torch.save(state, tmp_path / "plain.pt")
+    torch.save(state, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    torch.save({"state_dict": state, "epoch": 3, "optimizer": {"state": {0: torch.ones(6, 6)}}}, tmp_path / "a.pth")
+    torch.save({"model": {"state_dict": state}, "config": {"width": 8}}, tmp_path / "b.pth")
+    for source in (*(tmp_path / name for name in ("plain.pt", "old.bin", "a.pth", "b.pth")), state):
+        same(read_weights(source), list(shapes), expected)
+    assert list(read_weights(tmp_path / "plain.pt", "*conv*")) == ["conv.weight"]
+    torch.save({"encoder": net["conv"].state_dict(), "decoder": net["up"].state_dict()}, tmp_path / "two.pt")
+    assert list(read_weights(tmp_path / "two.pt")) == ["decoder/weight", "encoder/weight"]
+
+
+def test_what_is_no_state_dict_of_pytorch(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "module.pt")
+    torch.save([torch.ones(3, 3)], tmp_path / "list.pt")
+    torch.save({"epoch": 3}, tmp_path / "numbers.pt")
+    torch.save({"w": torch.ones(30, 30)}, tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:-300])
+    (tmp_path / "junk.pt").write_bytes(b"x" * 99)
+    (tmp_path / "empty.pt").write_bytes(b"")
+    for name in ("module", "list", "numbers", "junk"):
+        said = refusal(lambda name=name: read_weights(tmp_path / f"{name}.pt", argument="initial"))
+        assert said.startswith("initial = ") and "expected a PyTorch state dict" in said, name
+    for name in ("cut", "empty"):
+        assert "expected a sound .pt file" in refusal(lambda name=name: read_weights(tmp_path / f"{name}.pt")), name
 
 
 @pytest.mark.parametrize(
@@ -129,7 +192,8 @@ def test_nothing_matches(tmp_path):
     assert "'h.10.attn.weight'" in said
     assert said.endswith("…")
     assert refusal(lambda: read_weights(ARRAYS, "*bias")).startswith("pattern = '*bias'")
-    assert refusal(lambda: read_weights(ARRAYS, "*", "rows")).startswith("fold = 'rows'")  # type: ignore[arg-type]  # wrong on purpose
+    assert refusal(lambda: read_weights(ARRAYS, "*", "rows")).startswith("kernels = 'rows'")  # type: ignore[arg-type]  # wrong on purpose
+    assert refusal(lambda: read_weights(ARRAYS, stack=-1)).startswith("stack = -1")
     # only what matches has to be sound
     same(read_weights({**ARRAYS, "x": np.full((2, 2), np.inf)}, "h*"), MATRICES[:2] + MATRICES[2:])
 
@@ -149,6 +213,6 @@ def test_files_that_are_not_what_they_say(tmp_path):
     for name in ("empty", "cut", "array", "flipped", "text", "objects"):
         said = refusal(lambda name=name: read_weights(tmp_path / f"{name}.npz"))
         assert "expected a sound .npz file, as its name says" in said, name
-    (tmp_path / "model.pt").write_bytes(b"x")
-    assert "safetensors.torch.save_file" in refusal(lambda: read_weights(tmp_path / "model.pt"))
+    (tmp_path / "model.h5").write_bytes(b"x")
+    assert "expected an .npz, .safetensors, .pt" in refusal(lambda: read_weights(tmp_path / "model.h5"))
     assert "it has no _METADATA" in refusal(lambda: read_weights(tmp_path))
