@@ -43,6 +43,7 @@ class FlaxModel(OwnNetwork):
         watch: which matrices are watched and multiplied by `init_width` at the start: patterns of names ("*" stands for
             anything), a function of a name, or None for no levels. Arrays of more than two axes are folded: kernels of
             convolutions to [H·W·C_in, C_out], of attention to [in, heads·features].
+        by_head: every head of attention is a matrix by itself, `name[0]`, `name[1]`, …
 
     Raises:
         InputError: from the exception of the function at fault where there is one. Module, data and loss are tried with
@@ -55,6 +56,7 @@ class FlaxModel(OwnNetwork):
     test_data: PyTree = None
     of_batch: bool = False
     watch: Watch = "*"
+    by_head: bool = False
 
     def __post_init__(self):
         if not _is_linen(self.module):

@@ -39,10 +39,11 @@ class FunctionModel(OwnNetwork):
         loss_function: `(params, example)` → a real scalar, or that and metrics {name: scalar}; with `of_batch`
             `(params, examples)`. One that names `key`, `train` or `state` among its parameters gets them. If it is
             `stateful` it returns (loss, state) or (loss, metrics, state).
-        data: as in `FlaxModel`, and so are `test_data`, `of_batch` and `watch`.
+        data: as in `FlaxModel`, and so are `test_data`, `of_batch`, `watch` and `by_head`.
         test_data: examples that are not trained on.
         of_batch: the loss is that of a whole batch.
         watch: which matrices are watched.
+        by_head: heads of attention are watched one by one.
         stateful: there is a state that is not trained, and every update may change it.
 
     Raises:
@@ -55,6 +56,7 @@ class FunctionModel(OwnNetwork):
     test_data: PyTree = None
     of_batch: bool = False
     watch: Watch = "*"
+    by_head: bool = False
     stateful: bool = False
 
     def __post_init__(self):

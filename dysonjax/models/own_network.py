@@ -14,14 +14,13 @@ from jax.tree_util import KeyPath
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import InputError, require, shown
+from dysonjax.core.folding import ATTENTION, fold
 from dysonjax.core.leaves import steps_of
 from dysonjax.core.values import ByValue
 
 Watch = str | Sequence[str] | Callable[[str], bool] | None
 NO_MATRIX = ("bias", "scale")
 """Last parts of the names of parameters that a pattern passes over, whatever their shape."""
-PROJECTIONS = ("query", "key", "value")
-"""Layers whose kernels [in, heads, features] map to all heads."""
 
 
 class OwnNetwork(ByValue):
@@ -36,6 +35,7 @@ class OwnNetwork(ByValue):
     test_data: PyTree
     of_batch: bool
     watch: Watch
+    by_head: bool
 
     def _start(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Parameters and state of a new network."""
@@ -50,7 +50,8 @@ class OwnNetwork(ByValue):
     def _check(self) -> None:
         """Follow the shapes through network and loss; raises `InputError`, and computes nothing."""
         require(callable(self.loss_function), "loss_function", self.loss_function, "a function")
-        require(isinstance(self.of_batch, bool), "of_batch", self.of_batch, "True or False")
+        for name in ("of_batch", "by_head"):
+            require(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         listed = isinstance(self.watch, list | tuple) and all(isinstance(p, str) for p in self.watch)
         right = self.watch is None or listed or isinstance(self.watch, str) or callable(self.watch)
         require(right, "watch", self.watch, "patterns of names such as '*kernel', a function of a name, or None")
@@ -173,7 +174,16 @@ class OwnNetwork(ByValue):
         return jnp.mean(losses), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics), state
 
     def matrices(self, params: PyTree) -> dict[str, Array]:
-        return {name: as_matrix(name, x) for name, x in self._watched(params).items()}
+        found = {}
+        for name, x in self._watched(params).items():
+            columns = 2 if x.ndim > 2 and ATTENTION.fullmatch(name) else 1
+            if self.by_head and x.ndim == 3 and (columns == 2 or name.endswith("out.kernel")):
+                axis = 1 if columns == 2 else 0
+                heads = {f"{name}[{i}]": jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])}
+                found.update(heads)
+            else:
+                found[name] = fold(x, "flax", columns)
+        return found
 
     def _watched(self, params: PyTree) -> dict[str, Array]:
         named = {name_of(path): x for path, x in jax.tree.leaves_with_path(params)}
@@ -194,15 +204,6 @@ class OwnNetwork(ByValue):
     def loss(self, params: PyTree, example: PyTree, task: PyTree) -> Float[Array, ""]:
         examples = jax.tree.map(lambda x: x[None], example)
         return self.batch_loss(params, task, examples, jax.random.key(0), True)[0]
-
-
-def as_matrix(name: str, x: Array) -> Array:
-    """An array of two or more axes as a matrix: outputs, the last axis, are its columns.
-
-    So a kernel of a convolution is [H·W·C_in, C_out], one of attention's [in, heads, features] is [in, heads·features].
-    """
-    layer = [*name.split("."), ""][-3:-2]
-    return x.reshape(x.shape[0], -1) if x.ndim > 2 and layer and layer[0] in PROJECTIONS else x.reshape(-1, x.shape[-1])
 
 
 def name_of(path: KeyPath) -> str:
