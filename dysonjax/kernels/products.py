@@ -33,23 +33,23 @@ def matvec(w: Inexact[Array, "m n #R"], x: Inexact[Array, "B n #R"]) -> Inexact[
 
     Computed with the batch inside, so that a row of W is read once for all B, and only then turned around.
     """
-    product = sum_of_products(w[:, None], x[None], axis=2)
+    product = _sum_of_products(w[:, None], x[None], axis=2)
     return jnp.swapaxes(jax.lax.optimization_barrier(product), 0, 1)
 
 
 def matvec_transposed(w: Inexact[Array, "m n #R"], x: Inexact[Array, "B m #R"]) -> Inexact[Array, "B n R"]:
     """Wᵀ x for each replica and each of B vectors."""
-    return sum_of_products(w[None], x[:, :, None], axis=1)
+    return _sum_of_products(w[None], x[:, :, None], axis=1)
 
 
 def sum_of_outer(x: Inexact[Array, "B m #R"], y: Inexact[Array, "B n #R"]) -> Inexact[Array, "m n R"]:
     """Σ_b x_b y_bᵀ for each replica."""
-    return sum_of_products(x[:, :, None], y[:, None], axis=0)
+    return _sum_of_products(x[:, :, None], y[:, None], axis=0)
 
 
 def matmul(a: Inexact[Array, "m k #R"], b: Inexact[Array, "k n #R"]) -> Inexact[Array, "m n R"]:
     """A B for each replica."""
-    return sum_of_products(a[:, :, None], b[None], axis=1)
+    return _sum_of_products(a[:, :, None], b[None], axis=1)
 
 
 def cholesky(a: Float[Array, "n n R"]) -> Float[Array, "n n R"]:
@@ -79,7 +79,7 @@ def solve_upper(u: Float[Array, "n n R"], b: Float[Array, "n m R"]) -> Float[Arr
 
 def dot(x: Inexact[Array, "n ..."], y: Inexact[Array, "n ..."]) -> Inexact[Array, "..."]:
     """Σ_i x_i y_i over the first axis; the other axes broadcast."""
-    return sum_of_products(x, y, axis=0)
+    return _sum_of_products(x, y, axis=0)
 
 
 def chunks(examples: PyTree, size: int = CHUNK) -> PyTree:
@@ -100,7 +100,7 @@ def sum_of_chunks(function: Callable[..., PyTree], *parts: PyTree) -> PyTree:
     return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first), parts)[0]
 
 
-def sum_of_products(a: Array, b: Array, axis: int) -> Array:
+def _sum_of_products(a: Array, b: Array, axis: int) -> Array:
     """Σ a·b over `axis`, which both have in full; the other axes broadcast."""
     length = a.shape[axis]
     if FORM == "reduce":
@@ -108,7 +108,7 @@ def sum_of_products(a: Array, b: Array, axis: int) -> Array:
     if length > LONGEST_UNROLLED:
         pieces = [slice(i, min(i + LONGEST_UNROLLED, length)) for i in range(0, length, LONGEST_UNROLLED)]
         head = (slice(None),) * axis
-        return reduce(operator.add, [sum_of_products(a[*head, p], b[*head, p], axis) for p in pieces])
+        return reduce(operator.add, [_sum_of_products(a[*head, p], b[*head, p], axis) for p in pieces])
 
     def term(i: int) -> Array:
         return jax.lax.index_in_dim(a, i, axis, keepdims=False) * jax.lax.index_in_dim(b, i, axis, keepdims=False)

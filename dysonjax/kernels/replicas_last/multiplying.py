@@ -9,24 +9,31 @@ benchmarks.replicas_last --forms` measures them. A form is fixed for a program, 
 on the time of day nor on its company.
 """
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from dysonjax.kernels.products import LONGEST_UNROLLED, sum_of_products
 from dysonjax.kernels.replicas_last.layout import Operation, last, vmapped
 
 WRITTEN_OUT = 1 << 14
 """Multiplications of a replica up to which a product is written out on a CPU, if both operands have replicas."""
 SHARED_WRITTEN_OUT = 1 << 9
 """The same where one operand is shared."""
-LONGEST_WRITTEN_OUT = 1 << 10
-"""Longer sums are the library's."""
+TERMS = 8, 64
+"""Terms of a sum that are added in one pass over the result: registers hold eight, …"""
+PASS = 1 << 14
+"""… but a pass has its own cost, so that it should do so many multiplications, all replicas together."""
+MOST_PASSES = 8
+"""More of them are a loop: it compiles faster, but needs its operands in memory as they are."""
+IN_FLIGHT = 4
+"""Independent partial sums of a pass: a chain of additions would wait for each one's latency."""
 MOST_TAPS = 128
 """A convolution whose kernel and whose output both have more places is left to `vmap`."""
 
@@ -44,67 +51,89 @@ def multiply(
 ) -> Array:
     """Σ over the contracted axes, replicas last: batch axes, the first operand's own, the second's own, R."""
     (left, right), (left_batch, right_batch) = numbers
-    shapes = [jnp.shape(x)[:-1] if b else jnp.shape(x) for x, b in zip(values, batched, strict=True)]
-    length = math.prod(shapes[0][i] for i in left)
-    rows = [i for i in range(len(shapes[0])) if i not in left and i not in left_batch]
-    columns = [i for i in range(len(shapes[1])) if i not in right and i not in right_batch]
-    work = math.prod(shapes[0]) * math.prod(shapes[1][i] for i in columns)
+    a, b = (Factor.of(*each) for each in zip(values, batched, (left_batch, right_batch), (left, right), strict=True))
+    work = math.prod([*a.batch, *a.own, *b.own, a.length])
     most = WRITTEN_OUT if all(batched) else SHARED_WRITTEN_OUT
-    small = op.platform == "cpu" and 0 < work <= most and 0 < length <= LONGEST_WRITTEN_OUT
-    if small and jnp.issubdtype(wanted, jnp.inexact) and jnp.finfo(wanted).bits >= 32:
-        a = _arranged(values[0], batched[0], (*left_batch, *rows, *left))
-        b = _arranged(values[1], batched[1], (*right_batch, *columns, *right))
-        inner = (
-            [shapes[0][i] for i in left_batch], [shapes[0][i] for i in rows], [shapes[1][i] for i in columns]
-        )  # fmt: skip
-        return written_out(a.astype(wanted), b.astype(wanted), inner, length)
+    if op.platform == "cpu" and 0 < work <= most and jnp.issubdtype(wanted, jnp.inexact) and wanted.itemsize >= 4:
+        return written_out(a, b, wanted)
     keep: dict[str, Any] = {"precision": precision, "preferred_element_type": wanted}
     if all(batched):
-        axes = [len(shape) for shape in shapes]
         moved = [jnp.moveaxis(x, -1, 0) for x in values]
-        up = [tuple(i + 1 for i in each) for each in (left, right, left_batch, right_batch)]
-        made = lax.dot_general(*moved, (tuple(up[:2]), ((0, *up[2]), (0, *up[3]))), **keep)  # type: ignore[arg-type]
-        del axes
+        left, right, left_batch, right_batch = (
+            tuple(i + 1 for i in axes) for axes in (left, right, left_batch, right_batch)
+        )
+        made = lax.dot_general(*moved, ((left, right), ((0, *left_batch), (0, *right_batch))), **keep)
         return jnp.moveaxis(made, 0, -1)
     if batched[1]:
         return lax.dot_general(values[0], values[1], numbers, **keep)
     made = lax.dot_general(values[1], values[0], ((right, left), (right_batch, left_batch)), **keep)
-    count, own, other = len(left_batch), len(columns), len(rows)
-    order = [*range(count), *range(count + own, count + own + other), *range(count, count + own), made.ndim - 1]
-    return lax.transpose(made, order)
+    first, second, third = len(a.batch), len(a.batch) + len(b.own), made.ndim - 1
+    return lax.transpose(made, (*range(first), *range(second, third), *range(first, second), third))
 
 
-def _arranged(value: Array, batched: bool, axes: Sequence[int]) -> Array:
-    """Axes in this order, replicas last, or one place for all of them."""
-    value = value if batched else value[..., None]
-    return lax.transpose(value, (*axes, value.ndim - 1))
+class Factor(NamedTuple):
+    """An operand of a product: lengths of its axes, and what it contributes to each term of the sum."""
+
+    value: Array
+    axis: int
+    """The contracted one."""
+    order: tuple[int, ...]
+    """Batch axes, its own, replicas, in the array without the contracted axis."""
+    batch: tuple[int, ...]
+    own: tuple[int, ...]
+    length: int
+
+    @staticmethod
+    def of(value: Array, batched: bool, batch: Sequence[int], contracted: Sequence[int]) -> "Factor":
+        """Several contracted axes become one: without a copy if they are neighbours."""
+        value = jnp.asarray(value) if batched else jnp.asarray(value)[..., None]
+        own = [i for i in range(value.ndim - 1) if i not in batch and i not in contracted]
+        sizes = tuple(value.shape[i] for i in batch), tuple(value.shape[i] for i in own)
+        length = math.prod(value.shape[i] for i in contracted)
+        first = min(contracted, default=0)
+        if tuple(contracted) != tuple(range(first, first + len(contracted))):
+            value = lax.transpose(value, (*contracted, *batch, *own, value.ndim - 1))
+            first, batch = 0, range(len(contracted), len(contracted) + len(batch))
+            own = range(len(contracted) + len(batch), value.ndim - 1)
+        shape, past = value.shape, first + len(contracted)
+        value = value.reshape(*shape[:first], length, *shape[past:])
+        order = tuple(i if i < first else i - len(contracted) for i in (*batch, *own, len(shape) - 1))
+        return Factor(value, first, order, *sizes, length)
+
+    def part(self, number: int | Array, own: int) -> Array:
+        """What multiplies in one term: [batch, rows, 1, R] if `own` = 0, else [batch, 1, columns, R]."""
+        piece = lax.dynamic_index_in_dim(self.value, number, self.axis, keepdims=False)
+        rows = (math.prod(self.own), 1) if own == 0 else (1, math.prod(self.own))
+        return lax.transpose(piece, self.order).reshape(*self.batch, *rows, self.value.shape[-1])
 
 
-def written_out(a: Array, b: Array, shape: Sequence[Sequence[int]], length: int) -> Array:
-    """Σ_k a[batch, rows, k, R] b[batch, columns, k, R] → [batch, rows, columns, R], each given in several axes."""
-    batch, rows, columns = shape
+def written_out(a: Factor, b: Factor, wanted: Any) -> Array:
+    """Σ_k a[batch, rows, k, R] b[batch, columns, k, R] → [batch, rows, columns, R]."""
     # the operand with more rows is read once for all rows of the other, which stay in the first-level cache
-    turned = math.prod(columns) > math.prod(rows)
-    if turned:
-        a, b, rows, columns = b, a, columns, rows
-    a = a.reshape(*batch, math.prod(rows), 1, length, a.shape[-1])
-    b = b.reshape(*batch, 1, math.prod(columns), length, b.shape[-1])
-    axis = len(batch) + 2
-    if length <= LONGEST_UNROLLED:
-        total = sum_of_products(a, b, axis)
+    turned = math.prod(b.own) > math.prod(a.own)
+    x, y = (b, a) if turned else (a, b)
+
+    def add(total: Array | None, first: int | Array, count: int) -> Array:
+        terms = [(x.part(first + i, 0) * y.part(first + i, 1)).astype(wanted) for i in range(count)]
+        sums = [functools.reduce(operator.add, terms[k::IN_FLIGHT]) for k in range(min(IN_FLIGHT, count))]
+        return functools.reduce(operator.add, sums if total is None else [total, *sums])
+
+    replicas = max(x.value.shape[-1], y.value.shape[-1])
+    shape = (*a.batch, math.prod(x.own), math.prod(y.own), replicas)
+    terms = min(max(PASS // math.prod(shape), TERMS[0]), TERMS[1])
+    passes, left = divmod(a.length, terms)
+    if a.length <= terms:
+        total = add(None, 0, a.length)
+    elif passes <= MOST_PASSES:
+        total = None
+        for first in range(0, a.length, terms):
+            total = lax.optimization_barrier(add(total, first, min(terms, a.length - first)))
     else:
-        pieces, left = divmod(length, LONGEST_UNROLLED)
-        total = sum_of_products(*(lax.slice_in_dim(x, length - left, length, axis=axis) for x in (a, b)), axis) if left else None
-
-        def piece(i: Array, total: Array) -> Array:
-            cut = [lax.dynamic_slice_in_dim(x, i * LONGEST_UNROLLED, LONGEST_UNROLLED, axis) for x in (a, b)]
-            return total + sum_of_products(*cut, axis)
-
-        start = total if total is not None else jnp.zeros((*batch, math.prod(rows), math.prod(columns), max(a.shape[-1], b.shape[-1])), a.dtype)
-        total = lax.fori_loop(0, pieces, piece, start)
+        total = add(None, passes * terms, left) if left else jnp.zeros(shape, wanted)
+        total = lax.fori_loop(0, passes, lambda i, total: add(total, i * terms, terms), total)
     if turned:
-        total, rows, columns = jnp.swapaxes(total, len(batch), len(batch) + 1), columns, rows
-    return total.reshape(*batch, *rows, *columns, total.shape[-1])
+        total = jnp.swapaxes(total, len(a.batch), len(a.batch) + 1)
+    return total.reshape(*a.batch, *a.own, *b.own, total.shape[-1])
 
 
 def convolution(op: Operation) -> Array:
@@ -139,14 +168,10 @@ def convolution(op: Operation) -> Array:
     weights = lax.transpose(op.values[1], (*numbers.rhs_spec, len(numbers.rhs_spec)))  # [O, C / groups, *kernel, R]
     weights = weights.reshape(groups, -1, channels // groups, taps, op.replicas)
     contracted = ((2, 3), (2, 3)), ((1,), (0,))
-    made = multiply(op, (windows, weights), (True, True), contracted, wanted, _one(params["precision"]))
+    made = multiply(op, (windows, weights), (True, True), contracted, wanted, params["precision"])
     # [groups, N, *outputs, O / groups, R] as [N, O, *outputs, R]
     space = len(outputs)
     made = jnp.moveaxis(made, (0, 2 + space), (1, 2))
     made = made.reshape(n, -1, *outputs, op.replicas)
     back = [numbers.out_spec.index(i) for i in range(2 + space)]
     return lax.transpose(made, (*back, 2 + space))
-
-
-def _one(precision: Any) -> Any:
-    return precision
