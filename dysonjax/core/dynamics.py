@@ -94,6 +94,8 @@ class Dynamics(ByValue):
     - `parameters`: the hyper-parameters understood; those in `static` reach all functions as plain Python ints because
       they decide shapes (one compilation for each value); all others are traced scalars;
     - `observables`: what is recorded besides the levels unless the caller says otherwise;
+    - `lifted`: the engine chooses how `step` is done for a tile, so that its sums may be taken in an order that no
+      single replica would have; False: always `jax.vmap` with replicas last, whose numbers older runs hold;
     - `tile`: how many replicas lie side by side on a CPU (0: the engine's choice);
     - `config`: JSON that says what this is; a stored run is continued only by a dynamics with the same one. Its entry
       `numerics` (1 where there is none) goes up by one when the same settings give other numbers than before: another
@@ -111,5 +113,6 @@ class Dynamics(ByValue):
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     static: tuple[str, ...] = ()
     observables: tuple[Any, ...] = ()
+    lifted: bool = True
     tile: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -113,6 +113,7 @@ def _of_examples(model: Model, noise: Noise, samples: int, substeps: int, config
     return Dynamics(
         init=init,
         step=step,
+        lifted=False,
         spectra=lambda state: {name: spectra.levels(w) for name, w in model.matrices(state.params).items()},
         data=data,
         parameters={

@@ -83,6 +83,7 @@ def svag(model: Any, order: int, *, tests: int = 128) -> Dynamics:
     return Dynamics(
         init=init,
         step=step,
+        lifted=False,
         spectra=lambda state: {name: spectra.levels(w) for name, w in model.matrices(state.params).items()},
         data=lambda key, hyper: SGDData(model.task(key), None, None),
         healthy=lambda state: all_finite(state.params),

@@ -28,6 +28,8 @@ from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable, Variable
 from dysonjax.core.snapshots import check_snapshots
 from dysonjax.core.values import Known
+from dysonjax.engine.arranging import Way, way_of
+from dysonjax.kernels import replicas_last
 from dysonjax.runtime.compilation import CompiledOnce, settings
 from dysonjax.runtime.devices import Devices
 
@@ -114,7 +116,7 @@ def simulate(
     observables = tuple(dynamics.observables if observables is None else observables)
     devices = tuple(devices or jax.local_devices())
     static = {name: hyper[name] for name in dynamics.static}
-    program = program_of(dynamics, observables, static, devices)
+    program = program_of(dynamics, observables, static, devices, _kinds(dynamics, hyper))
 
     n = keys.shape[0]
     tile = tile or tile_size(dynamics, -(-n // len(devices)), devices[0].platform)
@@ -180,8 +182,8 @@ class Layout(NamedTuple):
 def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping[str, Any]) -> Layout:
     """Shapes [behind replica and snapshot], dtypes, labels of all recorded arrays, and the memory a replica needs."""
     static = tuple((name, hyper[name]) for name in dynamics.static)
-    kinds = tuple((k, _dtype(v)) for k, v in hyper.items() if k not in dynamics.static)
-    return _layout(Known(dynamics), tuple(map(Known, observables)), static, kinds, settings())
+    watched = tuple(map(Known, observables))
+    return _layout(Known(dynamics), watched, static, _kinds(dynamics, hyper), settings())
 
 
 @functools.lru_cache(maxsize=64)
@@ -222,24 +224,30 @@ def level_names(spectra: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _Tile(NamedTuple):
-    """The loop for one tile: arrays end with the axis of replicas, `hyper` arrays and `keys` are [R].
+    """The loop for one tile: arrays end with the axis of replicas, or begin with it, `hyper` arrays and `keys` are [R].
 
-    `together`: updates of a loop whose length the compiler knows.
+    What observables of a whole block see, hold and record, and all records, have replicas last in any case. `together`: updates of a loop whose length the compiler knows.
     """
 
     dynamics: Dynamics
     observables: tuple[Observable, ...]
     static: Mapping[str, int]
     together: int = 1
+    way: Way = "vmapped"
+    platform: str = "cpu"
+
+    @property
+    def axis(self):
+        return 0 if self.way == "first" else -1
 
     def start(self, keys, traced):
-        roots = lift(lambda key: jax.random.split(key, 2))(keys)
+        roots = self._across(lambda key: tuple(jax.random.split(key, 2)))(keys)
         given = {**traced}
         given["data"] = self._lift(self.dynamics.data)(roots[0], given)
         state = self._lift(self.dynamics.init)(roots[1], given)
         view = self._view(state, given)
         accumulators = tuple(self._for_tile(o, o.init)(*view) for o in self.observables)
-        diverged = jnp.where(lift(self.dynamics.healthy)(state), NEVER, 0).astype(jnp.int32)
+        diverged = jnp.where(self._across(self.dynamics.healthy)(state), NEVER, 0).astype(jnp.int32)
         return given, Carry(state, diverged, accumulators)
 
     def advance(self, carry, keys, look, marks, span):
@@ -260,14 +268,23 @@ class _Tile(NamedTuple):
 
     def _update(self, number, carry, keys, given, steps):
         common = {"step": number, "steps": steps}
-        keys = lift(lambda key: jax.random.fold_in(key, number))(keys)
+        keys = self._across(lambda key: jax.random.fold_in(key, number))(keys)
         if self.dynamics.block_step:
             state = self._joined(self.dynamics.block_step, **common)(keys, carry.state, given)
+        elif self.way == "last":
+            step = self._joined(self.dynamics.step, **common)
+            state = replicas_last.lift(step, platform=self.platform)(keys, carry.state, given)
         else:
             state = self._lift(self.dynamics.step, **common)(keys, carry.state, given)
-        healthy = lift(self.dynamics.healthy)(state)
+        healthy = self._across(self.dynamics.healthy)(state)
         diverged = jnp.where((carry.diverged == NEVER) & ~healthy, number + 1, carry.diverged)
-        state = jax.tree.map(lambda new, old: jnp.where(diverged == NEVER, new, old), state, carry.state)
+
+        def where_it_goes_on(new, old):
+            going = diverged == NEVER
+            going = going.reshape(-1, *[1] * (new.ndim - 1)) if self.axis == 0 else going
+            return jnp.where(going, new, old)
+
+        state = jax.tree.map(where_it_goes_on, state, carry.state)
 
         def accumulate(observable, accumulator):
             if not observable.update:
@@ -292,23 +309,34 @@ class _Tile(NamedTuple):
         """What a snapshot shows, whether all levels are finite, and the accumulators of the next window."""
         view = self._view(carry.state, given)
         names = level_names(view[0])
-        values = {names[matrix]: levels for matrix, levels in view[0].items()}
+        values = {names[matrix]: self._last(levels) for matrix, levels in view[0].items()}
         accumulators = []
         for observable, accumulator in zip(self.observables, carry.accumulators, strict=True):
             recorded, accumulator = self._for_tile(observable, observable.result)(accumulator, *view)
-            values.update(recorded)
+            values.update(recorded if observable.of_block else jax.tree.map(self._last, recorded))
             accumulators.append(accumulator)
-        return values, lift(all_levels_finite)(view[0]), tuple(accumulators)
+        return values, self._across(all_levels_finite)(view[0]), tuple(accumulators)
 
     def _view(self, state, given):
-        return lift(self.dynamics.spectra)(state), state, given
+        return self._across(self.dynamics.spectra)(state), state, given
 
     def _for_tile(self, observable, function):
-        return self._joined(function) if observable.of_block else self._lift(function)
+        if not observable.of_block:
+            return self._lift(function)
+        whole = self._joined(function)
+        return lambda *args: whole(*args[:-3], *jax.tree.map(self._last, args[-3:]))  # accumulators are replicas last
+
+    def _last(self, array):
+        """An array of the tile with replicas on its last axis."""
+        return jnp.moveaxis(array, 0, -1) if self.axis == 0 else array
 
     def _lift(self, function, **common):
         """`function(…, hyper)` of one replica for the tile."""
-        return lift(self._joined(function, **common))
+        return self._across(self._joined(function, **common))
+
+    def _across(self, function):
+        """A function of arrays of one replica for the tile."""
+        return jax.vmap(function, in_axes=self.axis, out_axes=self.axis)
 
     def _joined(self, function, **common):
         """`function(…, hyper)`, where `common` and static values, which no axis of replicas has, join `hyper`."""
@@ -340,18 +368,23 @@ def all_levels_finite(spectra: Mapping[str, Array]) -> Array:
 
 
 def program_of(
-    dynamics: Dynamics, observables: Sequence[Observable], static: Mapping[str, int], devices: Devices
-) -> Program:
-    """The program of a dynamics, made once for all that are equal."""
-    watched = tuple(map(Known, observables))
-    return _made(Known(dynamics), watched, tuple(static.items()), tuple(devices), settings())
+    dynamics: Dynamics, observables: Sequence[Observable], static: Mapping[str, int], devices: Devices,
+    kinds: tuple[tuple[str, Any], ...] | None = None,
+) -> Program:  # fmt: skip
+    """The program of a dynamics, made once for all that are equal; `kinds`: dtypes of traced hyper-parameters."""
+    if kinds is None:
+        kinds = _kinds(dynamics, dict.fromkeys(dynamics.parameters, 1.0))
+    fixed = tuple(static.items())
+    way = way_of(dynamics, fixed, kinds, devices[0].platform)
+    return _made(Known(dynamics), tuple(map(Known, observables)), fixed, tuple(devices), way, settings())
 
 
 @functools.lru_cache(maxsize=32)
 def _made(
-    known: Known, watched: tuple[Known, ...], static: Static, devices: tuple[Any, ...], given: Settings
+    known: Known, watched: tuple[Known, ...], static: Static, devices: tuple[Any, ...], way: Way, given: Settings
 ) -> Program:
-    tile = _Tile(known.thing, tuple(one.thing for one in watched), dict(static), updates_together(devices[0]))
+    observables, together = tuple(one.thing for one in watched), updates_together(devices[0])
+    tile = _Tile(known.thing, observables, dict(static), together, way, devices[0].platform)
     mesh = Mesh(np.array(devices), ("tiles",))
     tiles, common = PartitionSpec("tiles"), PartitionSpec()
 
@@ -381,5 +414,6 @@ def _made(
     return Program(start=spread(start, 2), advance=spread(advance, 3, 2, donate=(0,)))
 
 
-def _dtype(value: Any) -> Any:
-    return jnp.asarray(value).dtype
+def _kinds(dynamics: Dynamics, hyper: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Names and dtypes of traced hyper-parameters, in an order that no caller decides."""
+    return tuple((k, jnp.asarray(hyper[k]).dtype) for k in sorted(hyper) if k not in dynamics.static)

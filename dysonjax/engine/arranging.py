@@ -1,0 +1,84 @@
+"""Where the axis of replicas stands in a tile, and how an update of one replica is done for all of them.
+
+Decided once for each program: by what the traced update multiplies, and by the kind of device, never by a clock.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from dysonjax.core.dynamics import Dynamics
+from dysonjax.core.values import Known
+from dysonjax.kernels.replicas_last.interpreter import opened
+from dysonjax.kernels.replicas_last.multiplying import WRITTEN_OUT
+
+Way = Literal["vmapped", "last", "first"]
+"""vmapped: `jax.vmap` with replicas last, as built-in dynamics have it. last: `kernels.replicas_last`. first: `jax.vmap`
+with replicas first, in the tile's data and state, too, so that the library's products find them where they want them.
+"""
+LARGE_SHARE = 0.5
+"""Share of an update's multiplications in products too large to be written out, from which on replicas come first."""
+
+
+def way_of(
+    dynamics: Dynamics, static: tuple[tuple[str, int], ...], kinds: tuple[tuple[str, Any], ...], platform: str
+) -> Way:
+    """How a dynamics' tile is laid out; `kinds` are the names and dtypes of the traced hyper-parameters.
+
+    On a CPU small products are faster with replicas last (a network 8-16-1: 10 times), large ones with replicas first
+    (64-128-10: twice). On an accelerator `vmap` with replicas first is as fast or faster in all of them.
+    `benchmarks/replicas_last.py` measures it.
+    """
+    if dynamics.block_step is not None or not dynamics.lifted:
+        return "vmapped"
+    if platform != "cpu":
+        return "first"
+    sizes = _update(Known(dynamics), static, kinds)
+    large = sum(total for one, total in sizes if one > WRITTEN_OUT)
+    return "first" if large > LARGE_SHARE * max(sum(total for _, total in sizes), 1) else "last"
+
+
+@functools.lru_cache(maxsize=64)
+def _update(
+    known: Known, static: tuple[tuple[str, int], ...], kinds: tuple[tuple[str, Any], ...]
+) -> tuple[tuple[int, int], ...]:
+    """Multiplications of each product of a traced update: once, and with its repetitions in loops."""
+    dynamics: Dynamics = known.thing
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    given = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in kinds}
+
+    def whole(key: Any, given: Any) -> Any:
+        hyper = {**given, **dict(static)}
+        hyper["data"] = dynamics.data(key, hyper)
+        return hyper["data"], dynamics.init(key, hyper)
+
+    data, state = jax.eval_shape(whole, key, given)
+    step = lambda key, state, given, data, number: dynamics.step(  # noqa: E731
+        key, state, {**given, **dict(static), "data": data, "step": number, "steps": number}
+    )
+    traced = jax.make_jaxpr(step)(key, state, given, data, jax.ShapeDtypeStruct((), jnp.int32))
+    return tuple(_products(traced.jaxpr, 1))
+
+
+def _products(jaxpr: Any, times: int) -> Iterator[tuple[int, int]]:
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        out = equation.outvars[0].aval if equation.outvars else None
+        if name == "dot_general":
+            left = equation.invars[0].aval.shape
+            one = math.prod(out.shape) * math.prod(left[i] for i in params["dimension_numbers"][0][0])
+            yield one, one * times
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[params["dimension_numbers"].rhs_spec[0]]
+            one = math.prod(out.shape) * math.prod(kernel) // max(features, 1)
+            yield one, one * times
+        repeated = times * params["length"] if name == "scan" else times
+        for held in jax.tree.leaves(list(params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = opened(held)[0]
+            if hasattr(inner, "eqns"):
+                yield from _products(inner, repeated)
