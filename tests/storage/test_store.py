@@ -23,6 +23,8 @@ from dysonjax.experiments import running
 from dysonjax.storage import store
 from dysonjax.storage.merging import merge
 
+pytestmark = pytest.mark.optimised  # it is about bits, and runs for long
+
 module = importlib.import_module("dysonjax.engine.scanning")  # `dysonjax.scan` is the function
 
 OU = ornstein_uhlenbeck()
