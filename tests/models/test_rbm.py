@@ -133,6 +133,7 @@ def test_wishart_sampling_is_exact_sampling_in_law():
     assert np.all(np.abs(a.std(0) / b.std(0) - 1) < 0.12)
 
 
+@pytest.mark.optimised  # it runs for longer than it compiles
 def test_small_noise_widths_are_those_of_the_theory():
     """σ_i² = 2 T x_i^s of the levels alone, κ = 4 and 8 of the four-site chain, and the pair's ⟨S⟩."""
     machine = GaussianRBM(visible=4, hidden=4)
@@ -141,7 +142,7 @@ def test_small_noise_widths_are_those_of_the_theory():
     np.testing.assert_allclose(theory.potential.force(jnp.asarray(theory.fixed_points)[:, None]), 0, atol=1e-6)
     grid = dj.Grid(learning_rate=[0.1], batch_size=[800], seed=range(512))
     for dynamics in (dj.sgd(machine, sampling="wishart"), dj.matrix_langevin(machine), dj.dyson_of(machine)):
-        ds = dj.scan(dynamics, grid, steps=5000, snapshots=[5000], progress=False)
+        ds = dj.scan(dynamics, grid, steps=8000, snapshots=[8000], progress=False)
         x = ds.levels.values.reshape(512, 2, 4)[:, 1].astype(float)
         width = np.array(theory.widths) * np.sqrt(0.1 / 800)
         assert_mean(((x - theory.fixed_points) / width)[:, [0, 3]] ** 2, 1, bias=0.06, resolution=0.45)
