@@ -1,6 +1,7 @@
 """Two CPU devices for every test, and small dynamics whose laws are known exactly."""
 
 import atexit
+import gc
 import os
 import re
 import shutil
@@ -38,6 +39,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+
+# traces are made of very many small objects, which the collector would look at again and again
+gc.set_threshold(100_000, 20, 20)
 
 CHECKED = ("products", "random_numbers")
 """Modules of `kernels` whose annotations, shapes among them, are checked at every call in tests. Elsewhere annotations

@@ -17,8 +17,6 @@ from dysonjax.runtime.team import Share
 from dysonjax.storage.extensions import load_all
 from dysonjax.storage.merging import merge
 
-pytestmark = pytest.mark.optimised  # it is about bits
-
 OU = ornstein_uhlenbeck()
 AXES = {"learning_rate": [0.3], "batch_size": [1, 2], "temperature": [0.5, 2.0], "seed": range(5)}
 
@@ -216,27 +214,28 @@ GAS = ["gas", "--levels", "2", "--temperature", "0.1,1", "--steps", "20", "--sna
 
 
 def test_the_command_line_extends_a_run(tmp_path, capsys, monkeypatch):
+    """Few gases, which one program serves whether there are four, two more or six at each temperature."""
     monkeypatch.setattr("dysonjax.experiments.gas.figures.draw", lambda *arguments: [])
-    assert main([*GAS, "--seeds", "20", "--out", str(tmp_path / "run")]) == 0
+    assert main([*GAS, "--seeds", "4", "--out", str(tmp_path / "run")]) == 0
     first = (tmp_path / "run" / "run.json").read_text()
-    assert main(["gas", "--extend", str(tmp_path / "run"), "--seeds", "30"]) == 0
-    assert main([*GAS, "--seeds", "30", "--out", str(tmp_path / "whole")]) == 0
+    assert main(["gas", "--extend", str(tmp_path / "run"), "--seeds", "6"]) == 0
+    assert main([*GAS, "--seeds", "6", "--out", str(tmp_path / "whole")]) == 0
     assert (tmp_path / "run" / "run.json").read_text() == first
     (added,) = (tmp_path / "run" / "extensions").iterdir()
-    assert json.loads(added.read_text())["settings"]["seeds"] == 30
+    assert json.loads(added.read_text())["settings"]["seeds"] == 6
     one, other = (running.load(tmp_path / name)[1].only for name in ("run", "whole"))
     assert_same(one, other, ["levels", "diverged_step"])
     merge(tmp_path / "merged", [tmp_path / "run"])
-    assert running.load(tmp_path / "merged")[0].seeds == 30  # type: ignore[attr-defined]
+    assert running.load(tmp_path / "merged")[0].seeds == 6  # type: ignore[attr-defined]
     capsys.readouterr()
-    assert main([*GAS, "--seeds", "40", "--out", str(tmp_path / "run")]) == 1  # only --extend extends
-    assert main([*GAS, "--seeds", "40", "--out", str(tmp_path / "run"), "--dry-run"]) == 1
+    assert main([*GAS, "--seeds", "8", "--out", str(tmp_path / "run")]) == 1  # only --extend extends
+    assert main([*GAS, "--seeds", "8", "--out", str(tmp_path / "run"), "--dry-run"]) == 1
     assert capsys.readouterr().err.count("holds another run (") == 2
-    assert main(["gas", "--extend", str(tmp_path / "run"), "--seeds", "40", "--dry-run"]) == 0
+    assert main(["gas", "--extend", str(tmp_path / "run"), "--seeds", "8", "--dry-run"]) == 0
     assert "1 left of" in " ".join(capsys.readouterr().out.split())
     assert main(["report", str(tmp_path / "run")]) == 0
     assert main(["gas", "--resume", str(tmp_path / "run")]) == 0
     assert main(["gas", "--extend", str(tmp_path / "run"), "--steps", "30"]) == 1
     assert "holds another run (gas.steps = 20 there, 30 asked for)" in capsys.readouterr().err
-    assert main(["gas", "--extend", str(tmp_path / "nowhere"), "--seeds", "30"]) == 1
+    assert main(["gas", "--extend", str(tmp_path / "nowhere"), "--seeds", "6"]) == 1
     assert main(["bbp", "--extend", str(tmp_path / "run")]) == 2

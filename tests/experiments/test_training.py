@@ -72,6 +72,12 @@ def test_training_is_the_plain_loop(run):
     assert float(ds.final_loss) == pytest.approx(float(loss(run.network, params, jax.numpy.asarray(every))), rel=1e-4)
 
 
+def test_one_device_or_two(run):
+    one = trained(dataclasses.replace(run, steps=3), devices=jax.local_devices()[:1])
+    two = trained(dataclasses.replace(run, steps=3), devices=jax.local_devices()[:2])
+    np.testing.assert_allclose(one.train_loss, two.train_loss, rtol=1e-5)
+
+
 @pytest.mark.optimised  # it is about bits
 def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monkeypatch):
     whole = running.run(run, tmp_path / "whole").only
@@ -107,13 +113,6 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(run, tmp_path, monke
     assert running.experiment_of(tmp_path / "parts") == run
     with pytest.raises(StoreError, match=r"another run .*learning_rate = 0.02 there, 0.03 asked for"):
         running.run(dataclasses.replace(run, learning_rate=0.03), tmp_path / "parts")
-
-
-@pytest.mark.optimised  # it is about bits
-def test_one_device_or_two(run):
-    one = trained(dataclasses.replace(run, steps=3), devices=jax.local_devices()[:1])
-    two = trained(dataclasses.replace(run, steps=3), devices=jax.local_devices()[:2])
-    np.testing.assert_allclose(one.train_loss, two.train_loss, rtol=1e-5)
 
 
 def test_sgd_with_dropout_and_biases(run):

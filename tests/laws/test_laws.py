@@ -46,7 +46,7 @@ LAWS = {
 every_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 
 
-P = np.resize(np.concatenate([10.0 ** -np.arange(1, 6), np.linspace(0.01, 0.999, 60)]), 20_000)
+P = np.resize(np.concatenate([10.0 ** -np.arange(1, 6), np.linspace(0.01, 0.999, 60)]), 6000)
 """Probabilities, as many as there are nodes of integration: one shape, one compiled program for each kind of law."""
 
 
@@ -73,7 +73,7 @@ slopes = jax.jit(lambda law, x: jax.vmap(jax.grad(law.cdf))(x))
 constants = jax.jit(lambda law: {"mean": law.mean, "variance": law.variance, "support": law.support})
 
 
-def panels(law, count=800, points=24):
+def panels(law, count=240, points=24):
     """Gauss–Legendre nodes and weights [count, points] on the bracket, and the panels' upper ends [count].
 
     The substitutions turn the powers of the distance from an edge into smooth functions.
@@ -160,7 +160,9 @@ def test_ends_and_beyond(law):
 @every_law
 def test_samples_follow_the_law(law):
     law = single(law)
-    x = np.asarray(law.sample(KEY, P.shape))  # without jit: what was compiled for the quantiles is used again
+    keys = jax.random.split(KEY, 3 if atom(law) else 1)  # most numbers of a law with an atom are 0
+    # without jit: what was compiled for the quantiles is used again
+    x = np.concatenate([np.asarray(law.sample(key, P.shape)) for key in keys])
     assert x.dtype == np.float32
     if atom(law):
         assert_mean(x == 0, atom(law), resolution=0.02)

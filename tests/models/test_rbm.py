@@ -133,6 +133,7 @@ def test_wishart_sampling_is_exact_sampling_in_law():
     assert np.all(np.abs(a.std(0) / b.std(0) - 1) < 0.12)
 
 
+@pytest.mark.optimised  # it runs for longer than it compiles
 def test_small_noise_widths_are_those_of_the_theory():
     """σ_i² = 2 T x_i^s of the levels alone, κ = 4 and 8 of the four-site chain, and the pair's ⟨S⟩."""
     machine = GaussianRBM(visible=4, hidden=4)

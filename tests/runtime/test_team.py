@@ -90,7 +90,7 @@ def blocks_done(out):
 def wait_for(blocks, out, processes):
     while blocks_done(out) < blocks:
         assert all(p.poll() is None for p in processes), ended(processes)
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,6 @@ from dysonjax.runtime.team import Share, share_of
 from dysonjax.storage import store
 from dysonjax.storage.merging import merge
 
-pytestmark = pytest.mark.optimised  # it is about bits
-
 OU = ornstein_uhlenbeck()
 AXES = {"temperature": [0.5, 2.0], "batch_size": [1, 2], "learning_rate": [0.3, 0.05], "seed": range(10)}
 BLOCKS = 6  # two buckets of 40 replicas in blocks of 16
