@@ -315,7 +315,11 @@ class _Tile(NamedTuple):
             recorded, accumulator = self._for_tile(observable, observable.result)(accumulator, *view)
             values.update(recorded if observable.of_block else jax.tree.map(self._last, recorded))
             accumulators.append(accumulator)
-        return values, self._across(all_levels_finite)(view[0]), tuple(accumulators)
+        return (
+            values,
+            self._across(all_levels_finite)(view[0]) if view[0] else carry.diverged == NEVER,
+            tuple(accumulators),
+        )
 
     def _view(self, state, given):
         return self._across(self.dynamics.spectra)(state), state, given

@@ -50,12 +50,13 @@ def reshuffled(words: UInt32[Array, "2"], update: Int[Array, ""], batch_size: in
         hashed = (jnp.maximum(x, other).astype(jnp.uint32) ^ salt) * np.uint32(0x7FEB352D)
         hashed = (hashed ^ (hashed >> 15)) * np.uint32(0x846CA68B)
         x = jnp.where(hashed >> 31 == 1, other, x)
-    return x
+    # fused into what looks examples up, the rounds would be computed anew for each number of an example
+    return lax.optimization_barrier(x)
 
 
 def with_replacement(key: Key[Array, ""], batch_size: int, examples: int) -> Int[Array, " B"]:
     """Independent indices below n, from a key of the update's own; one is more likely than another by n/2³² at most."""
-    return below(jax.random.bits(key, (batch_size,), jnp.uint32), examples)
+    return lax.optimization_barrier(below(jax.random.bits(key, (batch_size,), jnp.uint32), examples))
 
 
 def below(words: UInt32[Array, "..."], n: int) -> Int[Array, "..."]:
