@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from dysonjax.core.errors import InputError, require, shown
 from dysonjax.core.folding import ATTENTION, fold
 from dysonjax.core.leaves import steps_of
+from dysonjax.core.observables import Observable, Variable, snapshots
 from dysonjax.core.values import ByValue
 
 Watch = str | Sequence[str] | Callable[[str], bool] | None
@@ -173,6 +174,46 @@ class OwnNetwork(ByValue):
         require(losses.ndim == 1, "loss", f"an array of shape {losses.shape[1:]}", "a scalar for one example")
         return jnp.mean(losses), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics), state
 
+    def weights(self) -> Observable:
+        """Records all parameters, and the state, at each snapshot; `restored` makes a network of them.
+
+        Few snapshots keep it small: `dj.scan(…, observables=[model.weights()], snapshots=[steps])`.
+        """
+        labels = {
+            name: Variable(tuple(f"{name}[{i}]" for i in range(x.ndim)), "trained" if i == 0 else "state, not trained")
+            for i, tree in enumerate(self._abstract)
+            for name, x in _kept(tree, i).items()
+        }
+        return snapshots(lambda spectra, now, hyper: {**_kept(now.params, 0), **_kept(now.state, 1)}, labels)
+
+    def restored(self, replica: Any) -> Any:
+        """The user's own network with the weights of one replica, ready for predictions (`network`).
+
+        Args:
+            replica: a dataset that holds `weights()`, of one replica, `ds.sel(learning_rate=…, batch_size=…, seed=…)`,
+                at one snapshot or, without a choice, at the last.
+
+        Raises:
+            InputError: it holds no weights, or several replicas.
+        """
+        last = replica.isel(snapshot=-1) if "snapshot" in replica.dims else replica
+        found = []
+        for i, tree in enumerate(self._abstract):
+            leaves = []
+            for name, x in _kept(tree, i).items():
+                require(name in last, "replica", list(map(str, last))[:6], f"weights, recorded by weights(); no {name}")
+                alone = last[name].squeeze() if last[name].ndim > x.ndim else last[name]
+                require(
+                    alone.size == x.size, "replica", dict(last[name].sizes), f"one replica, {name} of shape {x.shape}"
+                )
+                leaves.append(jnp.asarray(alone.values.reshape(x.shape), x.dtype))
+            found.append(jax.tree.unflatten(jax.tree.structure(tree), leaves))
+        return self.network(*found)
+
+    def network(self, params: PyTree, state: PyTree = None) -> Any:
+        """What the user calls with these parameters and state."""
+        raise NotImplementedError
+
     def matrices(self, params: PyTree) -> dict[str, Array]:
         found = {}
         for name, x in self._watched(params).items():
@@ -204,6 +245,12 @@ class OwnNetwork(ByValue):
     def loss(self, params: PyTree, example: PyTree, task: PyTree) -> Float[Array, ""]:
         examples = jax.tree.map(lambda x: x[None], example)
         return self.batch_loss(params, task, examples, jax.random.key(0), True)[0]
+
+
+def _kept(tree: PyTree, number: int) -> dict[str, Any]:
+    """Leaves by the names that they are recorded under: parameters are 0, the state 1."""
+    head = ("weights", "state")[number]
+    return {f"{head}.{name_of(path)}": x for path, x in jax.tree.leaves_with_path(tree)}
 
 
 def name_of(path: KeyPath) -> str:

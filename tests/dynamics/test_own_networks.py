@@ -157,3 +157,142 @@ def test_fifty_updates_are_those_of_a_loop_in_flax_and_optax(case):
         wanted = jax.flatten_util.ravel_pytree(loop)[0]
         assert found.dtype == wanted.dtype == np.float64
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+class Two(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.second = nnx.Linear(36, 4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.second(nnx.relu(self.norm(self.first(x.reshape(-1, 36)))))
+
+
+def two(**options):
+    return dj.models.FlaxModel(Two, loss_of, (IMAGES, LABELS), **{"of_batch": True, **options})
+
+
+GRID = dj.Grid(learning_rate=[0.01, 0.1], batch_size=[4], weight_decay=[0, 0.5], seed=range(3))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A grid of small networks with test data, and all weights at two snapshots."""
+    model = two(test_data=(IMAGES[:9], LABELS[:9]), watch=["first*"])
+    dynamics = dj.train(model, optax.adamw)
+    kept = [*dynamics.observables, model.weights()]
+    return model, dynamics, dj.scan(dynamics, GRID, 12, snapshots=[6, 12], observables=kept)
+
+
+def test_a_replica_gives_its_network_back(trained):
+    """The restored module, state included, has the recorded test loss and accuracy."""
+    model, _, ds = trained
+    replica = ds.isel(learning_rate=1, weight_decay=0, seed=2)
+    net = model.restored(replica)
+    assert isinstance(net, Two)
+    loss, metrics = loss_of(net, (jnp.asarray(IMAGES[:9]), jnp.asarray(LABELS[:9])))
+    np.testing.assert_allclose(loss, replica.test_loss.values.ravel()[-1], rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], replica.test_accuracy.values.ravel()[-1], rtol=1e-5)
+    kernel = replica["weights.first.kernel"].isel(snapshot=-1).values.reshape(36, 4)
+    levels = np.linalg.eigvalsh(kernel.T.astype(float) @ kernel)[::-1]
+    np.testing.assert_allclose(replica.levels.isel(snapshot=-1).values.ravel(), levels, rtol=1e-4)
+    with pytest.raises(dj.InputError, match="^replica = .*: expected one replica, weights.first.bias of shape"):
+        model.restored(ds)
+    with pytest.raises(dj.InputError, match="^replica = .*: expected weights, recorded by"):
+        model.restored(replica.drop_vars("weights.first.bias"))
+
+
+def test_a_point_has_the_same_numbers_in_any_grid_and_order(trained):
+    model, dynamics, ds = trained
+    kept = [*dynamics.observables, model.weights()]
+    alone = dj.scan(
+        dynamics, dj.Grid(learning_rate=[0.1], weight_decay=[0.5], batch_size=[4], seed=[2, 1]), 12,
+        snapshots=[6, 12], observables=kept, devices=jax.local_devices()[:1], block_size=1,
+    )  # fmt: skip
+    assert_same(ds.sel(learning_rate=[0.1], weight_decay=[0.5], seed=[2, 1]), alone)
+
+
+def test_settings_of_the_optimiser_matter_and_zero_is_one_of_them(trained):
+    _, _, ds = trained
+    w = ds["weights.first.kernel"].isel(snapshot=-1)
+    assert not np.array_equal(w.sel(weight_decay=0), w.sel(weight_decay=0.5))
+
+
+def test_an_argument_that_may_be_a_number_is_an_axis_where_the_grid_names_it():
+    dynamics = dj.train(two(watch=None), optax.sgd)
+    names = {"learning_rate", "batch_size", "init_width", "momentum"}
+    assert set(dynamics.parameters) == names
+    ds = dj.scan(dynamics, dj.Grid(learning_rate=[0.01], momentum=[0.0, 0.9], batch_size=[4]), 4)
+    plain = dj.scan(dynamics, dj.Grid(learning_rate=[0.01], batch_size=[4]), 4)
+    assert "momentum" not in plain.dims
+    assert not [name for name in ds if str(name).startswith("levels")]
+    assert not np.array_equal(ds.train_loss.isel(momentum=0), ds.train_loss.isel(momentum=1))
+    assert "nesterov" in dj.train(two(), optax.sgd, nesterov=True).config["fixed"]
+
+
+def test_functions_and_linen_modules_train():
+    """A pair of functions with state, and a linen module with BatchNorm, whose averages move in training alone."""
+
+    def loss(params, examples, state, train):
+        x = examples[0].reshape(-1, 36) @ params["w"]
+        new = {"mean": 0.9 * state["mean"] + 0.1 * x.mean(0)} if train else state
+        return optax.softmax_cross_entropy_with_integer_labels(x, examples[1]).mean(), new
+
+    pair = dj.models.FunctionModel(
+        lambda key: ({"w": jax.random.normal(key, (36, 3))}, {"mean": jnp.zeros(3)}), loss, (IMAGES, LABELS),
+        of_batch=True, stateful=True,
+    )  # fmt: skip
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x, train):
+            x = linen.BatchNorm(use_running_average=not train)(linen.Dense(4)(x.reshape(-1, 36)))
+            return linen.Dense(3)(linen.Dropout(0.1, deterministic=not train)(x))
+
+    bound = lambda net, examples: loss_of(functools.partial(net, train=net.training), examples)  # noqa: E731
+    flax = dj.models.FlaxModel(Net(), bound, (IMAGES, LABELS), of_batch=True)
+    for model, names in ((pair, ["state.mean"]), (flax, ["state.BatchNorm_0.mean", "state.BatchNorm_0.var"])):
+        assert set(names) <= set(model.weights().variables)
+        ds = dj.scan(
+            dj.sgd(model), dj.Grid(learning_rate=[0.1], batch_size=[6]), 30, snapshots=[30],
+            observables=[*dj.sgd(model).observables, model.weights()],
+        )  # fmt: skip
+        assert ds.train_loss.values.ravel()[-1] < ds.train_loss.values.ravel()[0]
+        for name in names:
+            assert not np.array_equal(ds[name].isel(snapshot=0), ds[name].isel(snapshot=-1))
+        model.restored(ds)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: dj.train(two(), optax.sgd, momentun=0.9),
+            "momentun = 0.9: expected arguments of sgd among momentum, ",
+        ),
+        (lambda: dj.train(two(), 3), "optimizer = 3: expected a function of the learning rate"),
+        (lambda: dj.train(two(), optax.adam(0.1)), "optimizer = .*: expected a function of the learning rate"),
+        (lambda: dj.train(two(), batches="often"), 'batches = \'often\': expected "epochs", "replacement", a number'),
+        (lambda: dj.train(two(), batches=0), "batches = 0: expected a whole number"),
+        (lambda: dj.train(two(), schedule=0.1), "schedule = 0.1: expected a function"),
+        (lambda: dj.train(dj.models.TanhNetwork()), "model = .*: expected a network; models.FlaxModel makes"),
+        (lambda: dj.train(two(), b1=0.1), "optimizer = None: expected an optimiser, which takes b1"),
+        (
+            lambda: dj.scan(dj.train(two(), optax.adam), dj.Grid(learning_rate=[1], momentum=[0.1], batch_size=[2]), 2),
+            "grid = 'momentum': expected hyper-parameters among learning_rate, ",
+        ),
+        (
+            lambda: dj.scan(dj.train(two()), dj.Grid(learning_rate=[0.1], batch_size=[31]), 2),
+            "batch_size = 31: expected at most 30, the number of examples",
+        ),
+        (lambda: two(of_batch=False), "of_batch = False: expected True, a loss of a batch, because norm.mean changes"),
+        (
+            lambda: two(watch="conv*"),
+            r"watch = 'conv\*': expected a pattern of the names of matrices; the network has ",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(make, words):
+    with pytest.raises(dj.InputError, match=f"^{words}") as refusal:
+        make()
+    assert "\n" not in str(refusal.value)
