@@ -112,7 +112,9 @@ def _zero(starts: Any) -> Array:
 INDEXING = {
     "gather": gather,
     **dict.fromkeys(("scatter", "scatter-add", "scatter_add", "scatter-sub", "scatter_sub"), scatter),
-    **dict.fromkeys(("scatter_mul", "scatter-mul", "scatter_min", "scatter-min", "scatter_max", "scatter-max"), scatter),
+    **dict.fromkeys(
+        ("scatter_mul", "scatter-mul", "scatter_min", "scatter-min", "scatter_max", "scatter-max"), scatter
+    ),
     "dynamic_slice": dynamic_slice,
     "dynamic_update_slice": dynamic_update_slice,
 }

@@ -158,9 +158,7 @@ def convolution(op: Operation) -> Array:
     def seen(place: Sequence[int]) -> Array:
         first = [p * d for p, d in zip(place, dilation, strict=True)]
         past = [f + (o - 1) * s + 1 for f, o, s in zip(first, outputs, strides, strict=True)]
-        return lax.slice(
-            images, (0, 0, *first, 0), (*images.shape[:2], *past, images.shape[-1]), (1, 1, *strides, 1)
-        )
+        return lax.slice(images, (0, 0, *first, 0), (*images.shape[:2], *past, images.shape[-1]), (1, 1, *strides, 1))
 
     windows = jnp.stack([seen(place) for place in itertools.product(*map(range, kernel))], 2)
     n, channels = windows.shape[:2]

@@ -102,4 +102,3 @@ RANDOM = {
     "random_wrap": random_wrap,
     "threefry2x32": threefry2x32,
 }
-

@@ -17,22 +17,100 @@ from dysonjax.kernels.replicas_last.multiplying import convolution, product
 from dysonjax.kernels.replicas_last.randomness import RANDOM
 
 ELEMENTWISE = COSTLY | frozenset(
-    """
-    abs acos acosh add add_any and asin asinh atan atanh bessel_i0e bessel_i1e ceil clamp clz complex conj
-    convert_element_type copy copy_p cosh div eq eq_to floor ge gt igamma igamma_grad_a igammac imag integer_pow
-    is_finite le le_to log2 lt lt_to max min mul mulhi ne neg nextafter not one_minus_square or polygamma
-    population_count random_gamma_grad real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
-    shift_left shift_right_arithmetic shift_right_logical sign sinh sqrt square sub xor zeta
-    """.split()
+    [
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atanh",
+        "bessel_i0e",
+        "bessel_i1e",
+        "ceil",
+        "clamp",
+        "clz",
+        "complex",
+        "conj",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "cosh",
+        "div",
+        "eq",
+        "eq_to",
+        "floor",
+        "ge",
+        "gt",
+        "igamma",
+        "igamma_grad_a",
+        "igammac",
+        "imag",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "le_to",
+        "log2",
+        "lt",
+        "lt_to",
+        "max",
+        "min",
+        "mul",
+        "mulhi",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "one_minus_square",
+        "or",
+        "polygamma",
+        "population_count",
+        "random_gamma_grad",
+        "real",
+        "reduce_precision",
+        "regularized_incomplete_beta",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "shift_left",
+        "shift_right_arithmetic",
+        "shift_right_logical",
+        "sign",
+        "sinh",
+        "sqrt",
+        "square",
+        "sub",
+        "xor",
+        "zeta",
+    ]
 )
 REDUCING = frozenset(
-    """
-    argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_and reduce_max reduce_min reduce_or reduce_prod
-    reduce_sum reduce_xor rev split squeeze
-    """.split()
+    [
+        "argmax",
+        "argmin",
+        "cumlogsumexp",
+        "cummax",
+        "cummin",
+        "cumprod",
+        "cumsum",
+        "reduce_and",
+        "reduce_max",
+        "reduce_min",
+        "reduce_or",
+        "reduce_prod",
+        "reduce_sum",
+        "reduce_xor",
+        "rev",
+        "split",
+        "squeeze",
+    ]
 )
 """They name the axes on which they act, counted from the first, and leave all others alone."""
-WINDOWED = frozenset("reduce_window_max reduce_window_min reduce_window_sum cumred_reduce_window".split())
+WINDOWED = frozenset(["reduce_window_max", "reduce_window_min", "reduce_window_sum", "cumred_reduce_window"])
 
 
 def elementwise(op: Operation) -> Array:
