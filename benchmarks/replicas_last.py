@@ -84,7 +84,7 @@ def cnn(norm: bool, batch: int = 8, channels: tuple[int, int] = (8, 16)) -> Netw
         for w, s in params[0]:
             x = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
             x = (x - x.mean((0, 1, 2))) * jax.lax.rsqrt(x.var((0, 1, 2)) + 1e-5) * s if norm else x + s
-            x = jax.lax.reduce_window(jax.nn.relu(x), 0.0, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+            x = jax.lax.reduce_window(jax.nn.relu(x), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
         return cross_entropy(x.reshape(len(y), -1) @ params[1], y)
 
     images = lambda key: jax.random.normal(key, (batch, 8, 8, 1))  # noqa: E731
