@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - an operation a line
 """`replicas_last.lift` equals `jax.vmap` with replicas on the last axis, for each operation and for any composition."""
 
 import functools
