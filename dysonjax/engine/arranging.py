@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.values import Known
-from dysonjax.kernels.replicas_last.interpreter import opened
 from dysonjax.kernels.replicas_last.multiplying import WRITTEN_OUT
+from dysonjax.kernels.replicas_last.reaching import opened
 
 Way = Literal["vmapped", "last", "first"]
-"""vmapped: `jax.vmap` with replicas last, as built-in dynamics have it. last: `kernels.replicas_last`. first: `jax.vmap`
+"""vmapped: `jax.vmap`, replicas last, as built-in dynamics have it. last: `kernels.replicas_last`. first: `jax.vmap`
 with replicas first, in the tile's data and state, too, so that the library's products find them where they want them.
 """
 LARGE_SHARE = 0.5
@@ -37,16 +37,11 @@ def way_of(
         return "vmapped"
     if platform != "cpu":
         return "first"
-    sizes = _update(Known(dynamics), static, kinds)
-    large = sum(total for one, total in sizes if one > WRITTEN_OUT)
-    return "first" if large > LARGE_SHARE * max(sum(total for _, total in sizes), 1) else "last"
+    return _of_update(Known(dynamics), static, kinds)
 
 
 @functools.lru_cache(maxsize=64)
-def _update(
-    known: Known, static: tuple[tuple[str, int], ...], kinds: tuple[tuple[str, Any], ...]
-) -> tuple[tuple[int, int], ...]:
-    """Multiplications of each product of a traced update: once, and with its repetitions in loops."""
+def _of_update(known: Known, static: tuple[tuple[str, int], ...], kinds: tuple[tuple[str, Any], ...]) -> Way:
     dynamics: Dynamics = known.thing
     key = jax.eval_shape(lambda: jax.random.key(0))
     given = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in kinds}
@@ -61,10 +56,19 @@ def _update(
         key, state, {**given, **dict(static), "data": data, "step": number, "steps": number}
     )
     traced = jax.make_jaxpr(step)(key, state, given, data, jax.ShapeDtypeStruct((), jnp.int32))
-    return tuple(_products(traced.jaxpr, 1))
+    return way_of_update(traced.jaxpr, "cpu")
+
+
+def way_of_update(jaxpr: Any, platform: str) -> Way:
+    """Where replicas stand in an update, given as the jaxpr of one replica."""
+    sizes = list(_products(jaxpr, 1))
+    large = sum(total for one, total in sizes if one > WRITTEN_OUT)
+    first = platform != "cpu" or large > LARGE_SHARE * max(sum(total for _, total in sizes), 1)
+    return "first" if first else "last"
 
 
 def _products(jaxpr: Any, times: int) -> Iterator[tuple[int, int]]:
+    """Multiplications of each product of a replica: once, and with its repetitions in loops."""
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         out = equation.outvars[0].aval if equation.outvars else None

@@ -226,7 +226,8 @@ def level_names(spectra: Mapping[str, Any]) -> dict[str, str]:
 class _Tile(NamedTuple):
     """The loop for one tile: arrays end with the axis of replicas, or begin with it, `hyper` arrays and `keys` are [R].
 
-    What observables of a whole block see, hold and record, and all records, have replicas last in any case. `together`: updates of a loop whose length the compiler knows.
+    What observables of a whole block see, hold and record, and all records, have replicas last in any case.
+    `together`: updates of a loop whose length the compiler knows.
     """
 
     dynamics: Dynamics

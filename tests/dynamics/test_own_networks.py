@@ -1,13 +1,16 @@
 """A user's own network under the engine against the loop that its user would write with flax and optax."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from conftest import assert_same
+from flax import linen, nnx
+from jax.flatten_util import ravel_pytree
 
 import dysonjax as dj
 from dysonjax.core.observables import Variable, snapshot
@@ -144,7 +147,7 @@ def test_fifty_updates_are_those_of_a_loop_in_flax_and_optax(case):
     with jax.enable_x64(True):
         model = dj.models.FlaxModel(kind, loss_of, (IMAGES, LABELS), of_batch=of_batch)
         dynamics = dj.train(model, optimizer, schedule=schedule, **numbers)
-        everything = lambda spectra, now, hyper: jax.flatten_util.ravel_pytree((now.params, now.state))[0]  # noqa: E731
+        everything = lambda spectra, now, hyper: ravel_pytree((now.params, now.state))[0]  # noqa: E731
         hyper = {
             "learning_rate": [RATE],
             "batch_size": BATCH,
@@ -154,7 +157,7 @@ def test_fifty_updates_are_those_of_a_loop_in_flax_and_optax(case):
         watched = [snapshot("all", everything, Variable(("number",)))]
         found = dj.simulate(dynamics, KEY[None], hyper, UPDATES, snapshots=[UPDATES], observables=watched)["all"][0, -1]
         loop = as_a_user_would(kind, of_batch, optimizer, numbers, schedule, Examples(model, "epochs", 128))
-        wanted = jax.flatten_util.ravel_pytree(loop)[0]
+        wanted = ravel_pytree(loop)[0]
         assert found.dtype == wanted.dtype == np.float64
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
@@ -169,7 +172,8 @@ class Two(nnx.Module):
 
 
 def two(**options):
-    return dj.models.FlaxModel(Two, loss_of, (IMAGES, LABELS), **{"of_batch": True, **options})
+    given = {"loss_function": loss_of, "data": (IMAGES, LABELS), "of_batch": True, **options}
+    return dj.models.FlaxModel(Two, **given)
 
 
 GRID = dj.Grid(learning_rate=[0.01, 0.1], batch_size=[4], weight_decay=[0, 0.5], seed=range(3))
@@ -196,9 +200,9 @@ def test_a_replica_gives_its_network_back(trained):
     kernel = replica["weights.first.kernel"].isel(snapshot=-1).values.reshape(36, 4)
     levels = np.linalg.eigvalsh(kernel.T.astype(float) @ kernel)[::-1]
     np.testing.assert_allclose(replica.levels.isel(snapshot=-1).values.ravel(), levels, rtol=1e-4)
-    with pytest.raises(dj.InputError, match="^replica = .*: expected one replica, weights.first.bias of shape"):
+    with pytest.raises(dj.InputError, match=r"^replica = .*: expected one replica, weights\.first\.bias of"):
         model.restored(ds)
-    with pytest.raises(dj.InputError, match="^replica = .*: expected weights, recorded by"):
+    with pytest.raises(dj.InputError, match=r"^replica = .*: expected weights, recorded by"):
         model.restored(replica.drop_vars("weights.first.bias"))
 
 
@@ -263,6 +267,9 @@ def test_functions_and_linen_modules_train():
         model.restored(ds)
 
 
+wrongly: Any = dj.train
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -270,12 +277,12 @@ def test_functions_and_linen_modules_train():
             lambda: dj.train(two(), optax.sgd, momentun=0.9),
             "momentun = 0.9: expected arguments of sgd among momentum, ",
         ),
-        (lambda: dj.train(two(), 3), "optimizer = 3: expected a function of the learning rate"),
-        (lambda: dj.train(two(), optax.adam(0.1)), "optimizer = .*: expected a function of the learning rate"),
-        (lambda: dj.train(two(), batches="often"), 'batches = \'often\': expected "epochs", "replacement", a number'),
+        (lambda: wrongly(two(), 3), "optimizer = 3: expected a function of the learning rate"),
+        (lambda: wrongly(two(), optax.adam(0.1)), "optimizer = .*: expected a function of the learning rate"),
+        (lambda: wrongly(two(), batches="often"), 'batches = \'often\': expected "epochs", "replacement", a number'),
         (lambda: dj.train(two(), batches=0), "batches = 0: expected a whole number"),
-        (lambda: dj.train(two(), schedule=0.1), "schedule = 0.1: expected a function"),
-        (lambda: dj.train(dj.models.TanhNetwork()), "model = .*: expected a network; models.FlaxModel makes"),
+        (lambda: wrongly(two(), schedule=0.1), "schedule = 0.1: expected a function"),
+        (lambda: wrongly(dj.models.TanhNetwork()), "model = .*: expected a network; models.FlaxModel makes"),
         (lambda: dj.train(two(), b1=0.1), "optimizer = None: expected an optimiser, which takes b1"),
         (
             lambda: dj.scan(dj.train(two(), optax.adam), dj.Grid(learning_rate=[1], momentum=[0.1], batch_size=[2]), 2),
@@ -285,7 +292,10 @@ def test_functions_and_linen_modules_train():
             lambda: dj.scan(dj.train(two()), dj.Grid(learning_rate=[0.1], batch_size=[31]), 2),
             "batch_size = 31: expected at most 30, the number of examples",
         ),
-        (lambda: two(of_batch=False), "of_batch = False: expected True, a loss of a batch, because norm.mean changes"),
+        (
+            lambda: two(of_batch=False, loss_function=lambda net, one: loss_of(lambda x: net(x)[0], one)),
+            "of_batch = False: expected True, a loss of a batch, because norm.mean changes",
+        ),
         (
             lambda: two(watch="conv*"),
             r"watch = 'conv\*': expected a pattern of the names of matrices; the network has ",

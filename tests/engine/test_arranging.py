@@ -41,7 +41,7 @@ def network(width, lifted=True):
         observables=(
             mean("mean_loss", lambda spectra, state, hyper: state["loss"], Variable((), "loss")),
             seen(lambda spectra, state, hyper: hyper["data"][1].sum(), "of_one"),
-            seen(lambda spectra, state, hyper: state["w"]["b"].sum(0) + hyper["data"][1].sum(0), "of_block", of_block=True),
+            seen(lambda spectra, state, hyper: state["w"]["b"].sum(0) + hyper["data"][1][0], "of_block", of_block=True),
         ),
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """`replicas_last.lift` equals `jax.vmap` with replicas on the last axis, for each operation and for any composition."""
 
 import functools
+from typing import Any
 
 import hypothesis.strategies as st
 import jax
@@ -31,7 +32,7 @@ def as_numbers(tree):
     return [np.asarray(jax.random.key_data(x) if key(x) else x) for x in jax.tree.leaves(tree)]
 
 
-def assert_equal(f, *args, in_axes=-1, tolerance=1e-5):
+def assert_equal(f, *args, in_axes: Any = -1, tolerance=1e-5):
     """The tile's function against `vmap`: structure, shapes, dtypes and values."""
     ours = jax.jit(lift(f, in_axes))(*args)
     theirs = jax.jit(jax.vmap(f, in_axes=in_axes, out_axes=-1))(*args)
@@ -100,7 +101,10 @@ def counted(x, n):
 RULES = {
     "elementwise": (lambda x: (jnp.exp(x) + 2, x > 0, jnp.where(x > 0, x, 1.0), jnp.clip(x, -1, x[0])), X),
     "costly": (lambda x: (jnp.tanh(x), lax.erf_inv(x / 9), lax.logistic(x), x**2, jnp.sqrt(x * x)), X),
-    "bits as another type": (lambda x: (lax.bitcast_convert_type(x, jnp.int32), lax.bitcast_convert_type(x, jnp.uint8)), X),
+    "bits as another type": (
+        lambda x: (lax.bitcast_convert_type(x, jnp.int32), lax.bitcast_convert_type(x, jnp.uint8)),
+        X,
+    ),
     "special functions": (lambda x: (jax.scipy.special.gammainc(x, 1.0), jax.scipy.special.digamma(x)), A),
     "axes": (lambda x: (x.T, x.reshape(15), x[None], x[:, None, 1:], jnp.flip(x, 1), jnp.expand_dims(x, (0, 2))), M),
     "slices": (lambda x: (x[1:4:2], x[..., -1], jnp.pad(x, 1), jnp.concatenate([x, 2 * x], 1), jnp.split(x, 3, 1)), M),
@@ -108,37 +112,117 @@ RULES = {
     "reductions": (lambda x: (x.sum(), x.max(0), x.min(1), x.prod(0), (x > 0).any(1), (x > 0).all(), x.argmax(0)), M),
     "a reduction of one's own": (lambda x: lax.reduce(x, 0.0, lambda a, b: a + jnp.abs(b), (0,)), X),
     "cumulative": (lambda x: (jnp.cumsum(x, 1), jnp.cumprod(x, 0), lax.cummax(x), lax.cumlogsumexp(x)), M),
-    "windows": (lambda x: (lax.reduce_window(x, -jnp.inf, lax.max, *WINDOWS, "SAME"), lax.reduce_window(x, 0.0, lax.add, *WINDOWS, "VALID")), IMAGES),
-    "gradients of windows": (slope(lambda x: (lax.reduce_window(x, -jnp.inf, lax.max, *WINDOWS, "SAME"), lax.reduce_window(x, 0.0, lax.add, *WINDOWS, "VALID"))), IMAGES),
+    "windows": (
+        lambda x: (
+            lax.reduce_window(x, -jnp.inf, lax.max, *WINDOWS, "SAME"),
+            lax.reduce_window(x, 0.0, lax.add, *WINDOWS, "VALID"),
+        ),
+        IMAGES,
+    ),
+    "gradients of windows": (
+        slope(
+            lambda x: (
+                lax.reduce_window(x, -jnp.inf, lax.max, *WINDOWS, "SAME"),
+                lax.reduce_window(x, 0.0, lax.add, *WINDOWS, "VALID"),
+            )
+        ),
+        IMAGES,
+    ),
     "sort": (lambda x: (jnp.sort(x), jnp.argsort(x), lax.top_k(x, 2), jnp.median(x), jnp.unique(x, size=3)), X),
     "sort of several": (lambda x: lax.sort((x, x * 2, jnp.arange(5)), num_keys=1), X),
     "gather": (lambda x, i: (x[i], x[i, 1], x[i][:, 2], jnp.take(x, i, axis=0, mode="fill"), x[:, None][i]), M, INDEX),
     "gradients of gather": (slope(lambda x, i=2: (x[jnp.array([0, 3, 3])], x[i])), M),
-    "scatter": (lambda x, i: (x.at[i].add(2.0), x.at[i, 0].max(0.0), x.at[i].multiply(x[0, 0]), x.at[0].set(i[0])), M, INDEX),
-    "scatter at common places": (lambda x: (x.at[jnp.array([0, 2])].set(x[1]), x.at[1, 1:].add(x[0, :2]), jnp.zeros(5).at[2].set(x[0, 0])), M),
-    "dynamic slices": (lambda x, i: (lax.dynamic_slice(x, (i[0], 0), (2, 3)), lax.dynamic_update_slice(x, 2 * x[:2], (i[0], i[1])), x[i[0]]), M, whole(5, 9, 2)),
-    "dynamic slices at common places": (lambda x: (lax.dynamic_slice_in_dim(x, jnp.int32(9), 2), lax.dynamic_update_slice(jnp.zeros((5, 3)), x[:1], (jnp.int32(3), jnp.int32(0)))), M),
-    "products": (slope(lambda x, w: (x @ w, jnp.einsum("ij,jk->ki", x, w), jnp.einsum("ij,jk->jik", x, w), x.sum(0) @ w.sum(1), jnp.outer(x[0], w[0]))), M, normal(6, 3, 4)),
+    "scatter": (
+        lambda x, i: (x.at[i].add(2.0), x.at[i, 0].max(0.0), x.at[i].multiply(x[0, 0]), x.at[0].set(i[0])),
+        M,
+        INDEX,
+    ),
+    "scatter at common places": (
+        lambda x: (x.at[jnp.array([0, 2])].set(x[1]), x.at[1, 1:].add(x[0, :2]), jnp.zeros(5).at[2].set(x[0, 0])),
+        M,
+    ),
+    "dynamic slices": (
+        lambda x, i: (
+            lax.dynamic_slice(x, (i[0], 0), (2, 3)),
+            lax.dynamic_update_slice(x, 2 * x[:2], (i[0], i[1])),
+            x[i[0]],
+        ),
+        M,
+        whole(5, 9, 2),
+    ),
+    "dynamic slices at common places": (
+        lambda x: (
+            lax.dynamic_slice_in_dim(x, jnp.int32(9), 2),
+            lax.dynamic_update_slice(jnp.zeros((5, 3)), x[:1], (jnp.int32(3), jnp.int32(0))),
+        ),
+        M,
+    ),
+    "products": (
+        slope(
+            lambda x, w: (
+                x @ w,
+                jnp.einsum("ij,jk->ki", x, w),
+                jnp.einsum("ij,jk->jik", x, w),
+                x.sum(0) @ w.sum(1),
+                jnp.outer(x[0], w[0]),
+            )
+        ),
+        M,
+        normal(6, 3, 4),
+    ),
     "convolution": (slope(conv()), IMAGES, normal(7, 3, 3, 2, 3)),
     "strides and padding": (slope(conv((2, 1), ((1, 0), (2, 1)))), IMAGES, normal(7, 3, 2, 2, 3)),
-    "dilated convolution": (slope(conv(padding=((1, 0), (0, 2)), lhs_dilation=(2, 1), rhs_dilation=(1, 2))), IMAGES, normal(7, 3, 2, 2, 3)),
+    "dilated convolution": (
+        slope(conv(padding=((1, 0), (0, 2)), lhs_dilation=(2, 1), rhs_dilation=(1, 2))),
+        IMAGES,
+        normal(7, 3, 2, 2, 3),
+    ),
     "grouped convolution": (slope(conv(groups=2)), IMAGES, normal(7, 3, 3, 1, 4)),
-    "scan": (lambda x: lax.scan(lambda c, y: ((0.5 * c[0] + y, c[1] + 1), (c[0], c[1])), (jnp.zeros(3), 0), x, reverse=True), M),
-    "scan in which a carry meets a replica late": (lambda x: lax.scan(lambda c, y: ((x.sum(), c[0], c[1] + 1), c[2]), (0.0, 1.0, 2.0), jnp.arange(4)), X),
-    "gradient of scan": (slope(lambda x, w: lax.scan(lambda c, y: (jnp.tanh(c @ w + y), c), jnp.zeros(3), x)), M, normal(6, 3, 3)),
-    "while": (lambda x: lax.while_loop(lambda c: c[0] < 10, lambda c: (c[0] + jnp.abs(c[1]).sum(), c[1] * 1.1), (0.0, x)), X),
-    "while of common length": (lambda x: lax.while_loop(lambda c: c[0] < 4, lambda c: (c[0] + 1, c[1] * 1.1), (0, x)), X),
+    "scan": (
+        lambda x: lax.scan(lambda c, y: ((0.5 * c[0] + y, c[1] + 1), (c[0], c[1])), (jnp.zeros(3), 0), x, reverse=True),
+        M,
+    ),
+    "scan in which a carry meets a replica late": (
+        lambda x: lax.scan(lambda c, y: ((x.sum(), c[0], c[1] + 1), c[2]), (0.0, 1.0, 2.0), jnp.arange(4)),
+        X,
+    ),
+    "gradient of scan": (
+        slope(lambda x, w: lax.scan(lambda c, y: (jnp.tanh(c @ w + y), c), jnp.zeros(3), x)),
+        M,
+        normal(6, 3, 3),
+    ),
+    "while": (
+        lambda x: lax.while_loop(lambda c: c[0] < 10, lambda c: (c[0] + jnp.abs(c[1]).sum(), c[1] * 1.1), (0.0, x)),
+        X,
+    ),
+    "while of common length": (
+        lambda x: lax.while_loop(lambda c: c[0] < 4, lambda c: (c[0] + 1, c[1] * 1.1), (0, x)),
+        X,
+    ),
     "cond": (lambda x: lax.cond(x[0] > 0, jnp.sin, lambda x: 2 * x, x), X),
-    "cond for all alike": (lambda x: lax.cond(jnp.arange(3).sum() > 2, lambda x: (x, 1.0), lambda x: (2 * x, 2.0), x), X),
+    "cond for all alike": (
+        lambda x: lax.cond(jnp.arange(3).sum() > 2, lambda x: (x, 1.0), lambda x: (2 * x, 2.0), x),
+        X,
+    ),
     "switch": (lambda x, i: lax.switch(i[0], [jnp.sin, jnp.cos, lambda x: 2 * x], x), X, INDEX),
-    "keys in a loop": (lambda k, n: lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, jax.random.fold_in(c[1], 3)), (0, k)), KEYS, whole(5, 4)),
+    "keys in a loop": (
+        lambda k, n: lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, jax.random.fold_in(c[1], 3)), (0, k)),
+        KEYS,
+        whole(5, 4),
+    ),
     "nested loops and branches": (counted, X, whole(5, 4)),
-    "gradient of nested branches": (slope(lambda x: lax.fori_loop(0, 3, lambda i, x: lax.cond(x[0] > i, jnp.sin, jnp.tanh, 1.5 * x), x)), X),
+    "gradient of nested branches": (
+        slope(lambda x: lax.fori_loop(0, 3, lambda i, x: lax.cond(x[0] > i, jnp.sin, jnp.tanh, 1.5 * x), x)),
+        X,
+    ),
     "jit, remat, named calls": (slope(lambda x: jax.checkpoint(jax.jit(lambda x: jnp.sin(x) @ x))(x)), X),
     "custom_jvp": (lambda x: (doubled(x), jax.grad(lambda x: doubled(x).sum())(x), jax.nn.relu(x), jax.nn.silu(x)), X),
     "custom_vjp": (lambda x: (tripled(x), jax.grad(lambda x: tripled(x).sum())(x)), X),
     "custom_vmap": (batched_in_its_own_way, X),
-    "linear algebra": (lambda x: (jnp.linalg.svd(x, compute_uv=False), jnp.linalg.det(x.T @ x), jnp.linalg.solve(x.T @ x, x[0])), M),
+    "linear algebra": (
+        lambda x: (jnp.linalg.svd(x, compute_uv=False), jnp.linalg.det(x.T @ x), jnp.linalg.solve(x.T @ x, x[0])),
+        M,
+    ),
     "FFT": (lambda x: jnp.abs(jnp.fft.rfft(x)), X),
     "optimization_barrier": (lambda x: lax.optimization_barrier((x, jnp.ones(3))), X),
     "half precision": (lambda x: (x.astype(jnp.bfloat16) @ x.astype(jnp.bfloat16)).astype(jnp.float32), X),
@@ -146,7 +230,7 @@ RULES = {
     "complex numbers": (lambda x: jnp.real(jnp.vdot(x + 1j, x * 2j)), X),
     "nothing of a replica's own": (lambda x: (jnp.arange(3.0), 2), X),
     "empty arrays": (lambda x: (x[:0] @ x[:0], x[:0]), X),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -162,7 +246,7 @@ RANDOM = {
     "numbers": lambda k: (jax.random.normal(k, (3, 2)), jax.random.uniform(k), jax.random.randint(k, (4,), 0, 9)),
     "draws": lambda k: (jax.random.permutation(k, 10), jax.random.choice(k, 7, (3,), replace=False)),
     "loops": lambda k: (jax.random.gamma(k, 2.0, (3,)), jax.random.poisson(k, 3.0), jax.random.binomial(k, 9, 0.3)),
-    "keys of keys": lambda k: jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 1), (2,)))(jax.random.split(k)),
+    "keys of keys": lambda k: jax.vmap(lambda k: jax.random.bits(jax.random.fold_in(k, 1), (2,)))(jax.random.split(k)),
     "the generator": lambda k: jax.random.bits(jax.random.key(jax.random.key_data(k)[0]), (2,)),
 }  # fmt: skip
 
@@ -198,12 +282,8 @@ def test_what_is_shared_stays_shared():
     data = jnp.arange(60.0).reshape(20, 3)
     f = lambda w, i: ((data @ data.T).sum() + w @ data[i], jax.nn.relu(data)[i])  # noqa: E731
     assert_equal(f, normal(0, 4), whole(1, 20, 4))
-    sizes = {
-        v.aval.shape
-        for e in jax.make_jaxpr(lift(f))(normal(0, 4), whole(1, 20, 4)).jaxpr.eqns
-        for v in e.outvars
-        if np.prod(v.aval.shape) > 200
-    }
+    made: Any = jax.make_jaxpr(lift(f))(normal(0, 4), whole(1, 20, 4)).jaxpr
+    sizes = {v.aval.shape for e in made.eqns for v in e.outvars if v.aval.size > 200}
     assert sizes == {(20, 20)}
 
 
@@ -267,7 +347,7 @@ def test_callbacks_are_those_of_vmap():
 
 def test_an_operation_without_a_batch_is_refused():
     one_by_one = lambda x: jax.pure_callback(np.square, x, x)  # noqa: E731 - no `vmap_method`
-    with pytest.raises(InputError, match="pure_callback: expected operations that jax.vmap can do"):
+    with pytest.raises(InputError, match="pure_callback: expected operations that"):
         lift(one_by_one)(X)
 
 
@@ -282,11 +362,11 @@ def form(request, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "spec", ["ij,jk->ik", "ji,kj->ki", "bij,bjk->bik", "ij,ij->", "i,j->ij", "bij,jb->ib", "abij,bakj->jabik"[:15]]
+    "spec", ["ij,jk->ik", "ji,kj->ki", "bij,bjk->bik", "ij,ij->", "i,j->ij", "bij,jb->ib", "abij,bakj->jabik"]
 )
 def test_products_in_each_form(form, spec):
     a, b = spec.split("->")[0].split(",")
-    sizes = dict(zip("abijk", (2, 3, 4, 130, 6), strict=True))
+    sizes = dict(zip("abijk", (2, 3, 4, 90, 6), strict=True))
     left, right = (normal(i, *(sizes[c] for c in letters)) for i, letters in enumerate((a, b)))
     f = functools.partial(jnp.einsum, spec)
     assert_equal(f, left, right, tolerance=1e-4)
@@ -349,7 +429,12 @@ def programs(draw):
     return steps
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
+)
 @given(programs(), st.booleans(), st.booleans())
 def test_any_composition_has_the_values_and_gradients_of_vmap(steps, double, first_is_shared):
     def f(x, y):

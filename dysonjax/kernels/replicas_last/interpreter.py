@@ -18,10 +18,9 @@ from jaxtyping import Array, PyTree
 from dysonjax.core.errors import InputError, require
 from dysonjax.kernels.replicas_last.keeping import CHEAP, MOVING, Kept, kept, takes_long_alone
 from dysonjax.kernels.replicas_last.layout import Operation, bind, last, vmapped
+from dysonjax.kernels.replicas_last.reaching import INLINED, carried, chosen, inner, opened, repeated, scanned
 from dysonjax.kernels.replicas_last.rules import RULES
 
-INLINED = {"jit", "pjit", "closed_call", "core_call", "core_closed_call", "remat", "remat2", "checkpoint"}
-"""Operations that only hold others; a recomputation is done without its saving of memory."""
 CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 
 
@@ -86,18 +85,6 @@ def _of_one(value: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(kind.shape[:-1], kind.dtype, weak_type=getattr(kind, "weak_type", False))
 
 
-def inner(equation: Any) -> tuple[Any, Sequence[Any]]:
-    """The jaxpr that an equation holds, and its constants."""
-    params = equation.params
-    held = next(params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params)
-    return opened(held)
-
-
-def opened(closed: Any) -> tuple[Any, Sequence[Any]]:
-    """A jaxpr and its constants."""
-    return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
-
-
 class _Tile:
     """Carries out jaxprs of one replica for so many: values have replicas on the last axis, or are shared."""
 
@@ -123,7 +110,7 @@ class _Tile:
         return [read(v) for v in jaxpr.outvars]
 
     def _kept(self, equation: Any, outs: list[tuple[Any, bool]], keep: Kept, heavy: set[Any]) -> list[tuple[Any, bool]]:
-        """Barriers where a value is computed once (see `keeping`); `heavy` are those not kept, though they took long."""
+        """Barriers where a value is computed once (`keeping`); `heavy` are those that took long and are not kept."""
         name = equation.primitive.name
         if self.platform != "cpu" or not any(b for _, b in outs):
             return outs
@@ -271,69 +258,3 @@ def _select(which: Array, *cases: Array) -> Array:
     """Of each replica's cases the one that `which` [R] says."""
     shape = cases[0].shape
     return lax.select_n(lax.broadcast_in_dim(which, shape, (len(shape) - 1,)), *cases)
-
-
-def carried(params: dict[str, Any]) -> tuple[int, int]:
-    """Where the carry of a `scan` begins and ends among its operands."""
-    if "ft_in" in params:  # since JAX 0.12
-        consts, carry, _ = params["ft_in"].unpack()
-        return len(consts), len(consts) + len(carry)
-    return params["num_consts"], params["num_consts"] + params["num_carry"]
-
-
-def reached(jaxpr: Any, batched: Sequence[bool]) -> list[bool]:
-    """Which results have replicas, if these operands have; nothing is computed."""
-    known = dict(zip(jaxpr.invars, batched, strict=True))
-    see = lambda v: not isinstance(v, jcore.Literal) and known.get(v, False)  # noqa: E731
-    for equation in jaxpr.eqns:
-        ins = [see(v) for v in equation.invars]
-        known.update(zip(equation.outvars, _reached_by(equation, ins), strict=True))
-    return [see(v) for v in jaxpr.outvars]
-
-
-def _reached_by(equation: Any, batched: list[bool]) -> list[bool]:
-    name = equation.primitive.name
-    if any(batched):
-        if name in INLINED:
-            return reached(inner(equation)[0], batched)
-        if name == "scan":
-            carry, ys = scanned(equation, batched)
-            return carry + ys
-        if name == "while":
-            return repeated(equation, batched)[0]
-        if name == "cond":
-            return chosen(equation, batched)
-    return [any(batched)] * len(equation.outvars)
-
-
-def scanned(equation: Any, batched: Sequence[bool]) -> tuple[list[bool], list[bool]]:
-    """Which parts of a scan's carry and which of its stacked results have replicas."""
-    first, past = carried(equation.params)
-    body = opened(equation.params["jaxpr"])[0]
-    carry = list(batched[first:past])
-    while True:
-        outs = reached(body, [*batched[:first], *carry, *batched[past:]])
-        grown = [a or b for a, b in zip(carry, outs, strict=False)]
-        if grown == carry:
-            return carry, outs[len(carry) :]
-        carry = grown
-
-
-def repeated(equation: Any, batched: Sequence[bool]) -> tuple[list[bool], bool]:
-    """Which parts of a `while` loop's carry have replicas, and whether each of these ends on its own."""
-    params = equation.params
-    asked, moved = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
-    carry = list(batched[moved:])
-    while True:
-        own = reached(opened(params["cond_jaxpr"])[0], [*batched[:asked], *carry])[0]
-        outs = reached(opened(params["body_jaxpr"])[0], [*batched[asked:moved], *carry])
-        grown = [own or a or b for a, b in zip(carry, outs, strict=True)]
-        if grown == carry:
-            return carry, own
-        carry = grown
-
-
-def chosen(equation: Any, batched: Sequence[bool]) -> list[bool]:
-    """Which results of a `cond` have replicas: all where each replica has a branch of its own."""
-    of_branches = [reached(opened(b)[0], batched[1:]) for b in equation.params["branches"]]
-    return [batched[0] or any(outs) for outs in zip(*of_branches, strict=True)]
