@@ -35,6 +35,7 @@ class Examples(ByValue):
 
     @property
     def endless(self) -> bool:
+        """Whether examples come from a function."""
         return callable(self.model.data)
 
     @property

@@ -71,7 +71,7 @@ def _products(jaxpr: Any, times: int) -> Iterator[tuple[int, int]]:
     """Multiplications of each product of a replica: once, and with its repetitions in loops."""
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
-        out = equation.outvars[0].aval if equation.outvars else None
+        out: Any = equation.outvars[0].aval if equation.outvars else None
         if name == "dot_general":
             left = equation.invars[0].aval.shape
             one = math.prod(out.shape) * math.prod(left[i] for i in params["dimension_numbers"][0][0])

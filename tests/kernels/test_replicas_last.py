@@ -75,7 +75,7 @@ def _(size, batched, x):
     return 2 * x, batched[0]
 
 
-def conv(strides=(1, 1), padding="SAME", groups=1, **options):
+def conv(strides=(1, 1), padding: Any = "SAME", groups=1, **options):
     numbers = ("NHWC", "HWIO", "NHWC")
     return lambda x, w: lax.conv_general_dilated(
         x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups, **options

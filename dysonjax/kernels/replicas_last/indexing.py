@@ -84,8 +84,8 @@ def dynamic_update_slice(op: Operation) -> Array:
     """A part that begins at computed places is replaced."""
     array, update, *starts = op.values
     if not any(op.batched[2:]):
-        whole = [last(x, b, op.replicas) for x, b in zip((array, update), op.batched, strict=False)]
-        return lax.dynamic_update_slice(*whole, (*starts, _zero(starts)))
+        array, update = (last(x, b, op.replicas) for x, b in zip((array, update), op.batched, strict=False))
+        return lax.dynamic_update_slice(array, update, (*starts, _zero(starts)))
     axes = tuple(range(len(starts)))
     numbers = lax.ScatterDimensionNumbers(
         update_window_dims=axes, inserted_window_dims=(), scatter_dims_to_operand_dims=axes

@@ -99,7 +99,8 @@ class _Tile:
         known |= {v: (x, b) for v, x, b in zip(jaxpr.invars, values, batched, strict=True)}
 
         def read(v: Any) -> tuple[Any, bool]:
-            return (np.asarray(v.val, v.aval.dtype), False) if isinstance(v, jcore.Literal) else known[v]
+            kind: Any = v.aval
+            return (np.asarray(v.val, kind.dtype), False) if isinstance(v, jcore.Literal) else known[v]
 
         keep, heavy = kept(jaxpr), set()
         for equation in jaxpr.eqns:

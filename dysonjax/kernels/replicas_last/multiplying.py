@@ -62,7 +62,7 @@ def multiply(
         left, right, left_batch, right_batch = (
             tuple(i + 1 for i in axes) for axes in (left, right, left_batch, right_batch)
         )
-        made = lax.dot_general(*moved, ((left, right), ((0, *left_batch), (0, *right_batch))), **keep)
+        made = lax.dot_general(moved[0], moved[1], ((left, right), ((0, *left_batch), (0, *right_batch))), **keep)
         return jnp.moveaxis(made, 0, -1)
     if batched[1]:
         return lax.dot_general(values[0], values[1], numbers, **keep)
@@ -122,6 +122,7 @@ def written_out(a: Factor, b: Factor, wanted: Any) -> Array:
     shape = (*a.batch, math.prod(x.own), math.prod(y.own), replicas)
     terms = min(max(PASS // math.prod(shape), TERMS[0]), TERMS[1])
     passes, left = divmod(a.length, terms)
+    total: Any
     if a.length <= terms:
         total = add(None, 0, a.length)
     elif passes <= MOST_PASSES:
