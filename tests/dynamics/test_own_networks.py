@@ -255,7 +255,7 @@ def test_functions_and_linen_modules_train():
 
     bound = lambda net, examples: loss_of(functools.partial(net, train=net.training), examples)  # noqa: E731
     flax = dj.models.FlaxModel(Net(), bound, (IMAGES, LABELS), of_batch=True)
-    for model, names in ((pair, ["state.mean"]), (flax, ["state.BatchNorm_0.mean", "state.BatchNorm_0.var"])):
+    for model, names in ((pair, ["state.mean"]), (flax, ["state.batch_stats.BatchNorm_0.mean"])):
         assert set(names) <= set(model.weights().variables)
         ds = dj.scan(
             dj.sgd(model), dj.Grid(learning_rate=[0.1], batch_size=[6]), 30, snapshots=[30],
