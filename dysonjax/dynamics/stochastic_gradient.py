@@ -169,6 +169,7 @@ def of_examples(model: Model, batches: Any, tests: int, optimizer: Optimizer | N
         init=init,
         step=step,
         block_step=block_step if by_hand else None,
+        lifted=False,  # a grid of GPTs has been recorded so
         spectra=lambda state: {name: spectra.levels(w) for name, w in model.matrices(state.params).items()},
         data=data,
         healthy=lambda state: jnp.isfinite(state.loss),
@@ -177,8 +178,6 @@ def of_examples(model: Model, batches: Any, tests: int, optimizer: Optimizer | N
         observables=loss_observables(model),
         config={
             "dynamics": "sgd",
-            # the engine chooses the order of sums of a step that is not written by hand
-            **({} if by_hand else {"numerics": 2}),
             "batches": batches,
             "tests": tests,
             "optimizer": getattr(optimizer, "__name__", None),
