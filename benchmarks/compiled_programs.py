@@ -91,7 +91,7 @@ def _update_loop(dynamics: dj.Dynamics, device: Any, replicas: int, batch_size: 
     traced = {name: jnp.zeros((1, replicas)) for name in dynamics.parameters if name not in static}
     keys, traced = _placed((keys, traced), of_tiles)
     given, carry = _placed(jax.eval_shape(program.start.function, keys, traced), of_tiles)
-    marks, span = _placed(tuple(jnp.zeros(n, jnp.int32) for n in (engine.SNAPSHOTS_PER_CHUNK, 5)), common)
+    marks, span = _placed(tuple(jnp.zeros(n, jnp.int32) for n in (engine.SNAPSHOTS_PER_CHUNK, 6)), common)
     loops = 3 + (engine.updates_together(device) > 1)  # tiles, snapshots, updates and, elsewhere, some of them together
     return Lowered(program.advance.lower(carry, keys, given, marks, span), _sizes(given["data"]), loops)
 

@@ -70,7 +70,7 @@ def bare(planned: Plan, count: int | None = None) -> float:
     def run(program: Any, keys: Any, traced: Any, steps: int = planned.scan.steps) -> Any:
         given, carry = program.start(keys, traced)
         share = keys.shape[0] // len(devices)
-        marks, span = np.array([0, steps], np.int32), np.array([0, share, 0, steps, 2], np.int32)
+        marks, span = np.array([0, steps], np.int32), np.array([0, share, 0, steps, 2, steps], np.int32)
         return jax.block_until_ready(program.advance(carry, keys, given, marks, span))
 
     for block in blocks:
