@@ -74,13 +74,16 @@ class Network(Protocol):
     - `batch_loss(params, state, examples, key, train)`: the mean loss of a batch, its metrics, and the state after it.
       `key` is that of this update's random numbers (dropout); `train`: the network learns and is not tested;
     - `matrices(params)`: the weight matrices to watch, {name: [m, n]}, none at all if levels are not wanted;
-    - `examples`: n, None for an endless source; `config`: JSON that says what the network is.
+    - `metrics`: names of the metrics; `examples`: n, None for an endless source; `config`: JSON that says what the
+      network is.
     """
 
     @property
     def data(self) -> PyTree: ...
     @property
     def test_data(self) -> PyTree: ...
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
     @property
     def examples(self) -> int | None: ...
     @property

@@ -1,6 +1,5 @@
 """`train`: a network of a user's own under any optax optimiser, whose settings are hyper-parameters of the grid."""
 
-import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from dysonjax.dynamics.batches import Batches, Examples, batches_for
 Schedule = Callable[[Array, Array], Array]
 OWN_PARAMETERS = ("batch_size", "init_width", "seed", "steps")
 NUMERICS = 2
-"""Examples are drawn in reshuffled epochs since version 0.3."""
+"""1: batches were K fixed ones, drawn by `Model.sample`. 2: examples come in reshuffled epochs."""
 
 
 class TrainingState(NamedTuple):
@@ -169,8 +168,8 @@ def _arguments(optimizer: Any, fixed: Mapping[str, Any]) -> tuple[dict[str, Para
 
 
 def _may_be_number(annotation: Any) -> bool:
-    """Whether an annotation such as `float | None` allows a number."""
-    return float in typing.get_args(annotation) or "float" in str(annotation).split("|")[0]
+    """Whether an annotation such as `float | None` allows a number; one may stand there as a string."""
+    return "float" in annotation if isinstance(annotation, str) else float in typing.get_args(annotation)
 
 
 def _name(function: Any) -> str:
@@ -179,7 +178,6 @@ def _name(function: Any) -> str:
 
 def _observables(model: Network, examples: Examples) -> tuple[Observable, ...]:
     """Train loss and metrics, and those of the test examples if there are any."""
-    metrics = _metrics(model)
 
     def of_training(name: str) -> Observable:
         measure = lambda spectra, now, hyper: now.metrics[name]  # noqa: E731
@@ -190,23 +188,8 @@ def _observables(model: Network, examples: Examples) -> tuple[Observable, ...]:
         return {"test_loss": loss, **{f"test_{name}": value for name, value in metrics.items()}}
 
     loss = mean("train_loss", lambda spectra, now, hyper: now.loss, Variable((), "batch loss, mean over the updates"))
-    training = (loss, *map(of_training, metrics))
+    training = (loss, *map(of_training, model.metrics))
     if not examples.tested:
         return training
-    labels = {f"test_{name}": Variable((), f"{name} on the test examples") for name in ("loss", *metrics)}
+    labels = {f"test_{name}": Variable((), f"{name} on the test examples") for name in ("loss", *model.metrics)}
     return (*training, snapshots(on_tests, labels))
-
-
-def _metrics(model: Network) -> tuple[str, ...]:
-    """Names of what the loss returns besides itself."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    params, state = jax.eval_shape(lambda key: model.start(key, jnp.float32(1)), key)
-    source = model.data
-    one = jax.eval_shape(lambda key: source(key, 2), key) if callable(source) else None
-
-    def few(x: Any) -> Any:
-        return jax.ShapeDtypeStruct((2, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
-
-    examples = jax.tree.map(few, source) if one is None else one
-    loss = functools.partial(model.batch_loss, train=True)
-    return tuple(jax.eval_shape(lambda *given: loss(*given)[1], params, state, examples, key))

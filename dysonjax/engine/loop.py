@@ -1,11 +1,11 @@
 """The one loop: blocks of replicas, many updates between few snapshots, the same for every `Dynamics`.
 
-Layout in memory: replicas are cut into tiles of a few, which lie on the last axis of every array, so that a tile's
-state stays in cache and every operation vectorises over it. Inside the compiled code a loop over tiles surrounds the
-loop over time, snapshots included, and every device has its share of the tiles; on a CPU every core can be a device
-(`use_all_cores`). The host drives the compiled code in calls of about a second, between which progress and interruption
-live: some tiles from the first update to the last, because a call must fetch its tiles' data from memory again, or a
-part of the updates where one tile takes longer.
+Layout in memory: replicas are cut into tiles of a few, which lie side by side in every array, on its last axis or where
+`arranging` puts them, so that a tile's state stays in cache and every operation vectorises over it. Inside the compiled
+code a loop over tiles surrounds the loop over time, snapshots included, and every device has its share of the tiles; on
+a CPU every core can be a device (`use_all_cores`). The host drives the compiled code in calls of about a second,
+between which progress and interruption live: some tiles from the first update to the last, because a call must fetch
+its tiles' data from memory again, or a part of the updates where one tile takes longer.
 """
 
 import bisect
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray
 
 from dysonjax.core.dynamics import Dynamics, lift
 from dysonjax.core.errors import require
@@ -29,7 +29,7 @@ from dysonjax.core.observables import Observable, Variable
 from dysonjax.core.snapshots import check_snapshots
 from dysonjax.core.values import Known
 from dysonjax.engine.arranging import Way, way_of
-from dysonjax.kernels import replicas_last
+from dysonjax.engine.tile import Tile, level_names, updates_together
 from dysonjax.runtime.compilation import CompiledOnce, settings
 from dysonjax.runtime.devices import Devices
 
@@ -43,24 +43,10 @@ LARGEST_TILE = 1 << 14
 
 An H100 makes 159 million updates a second of the papers' tanh network in tiles of 16,384, 115 in tiles of 65,536.
 """
-UPDATES_PER_LOOP = 16
-"""On an accelerator the host decides on every pass of a loop of unknown length: 21 µs on an H100, 8 if it is known."""
-
 Static = tuple[tuple[str, int], ...]
 """Static hyper-parameters by name."""
 Settings = tuple[Any, ...]
 """JAX's settings, on which tracing depends."""
-
-NEVER = -1
-"""`diverged_step` of a replica that stayed finite."""
-
-
-class Carry(NamedTuple):
-    """What the loop carries for a tile: the state, the update at which each replica failed or `NEVER`, accumulators."""
-
-    state: PyTree
-    diverged: Array
-    accumulators: tuple[PyTree, ...]
 
 
 @dataclass
@@ -193,7 +179,7 @@ def _layout(
     dynamics: Dynamics = known.thing
     observables: tuple[Observable, ...] = tuple(one.thing for one in watched)
     traced = {name: jnp.zeros(1, dtype) for name, dtype in kinds}
-    tile = _Tile(dynamics, observables, dict(static))
+    tile = Tile(dynamics, observables, dict(static))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
 
     def everything(keys, traced):
@@ -218,160 +204,6 @@ def _layout(
     return Layout(arrays, variables, size)
 
 
-def level_names(spectra: Mapping[str, Any]) -> dict[str, str]:
-    """The recorded name for each matrix: `levels` when there is one matrix, `levels_<matrix>` otherwise."""
-    return {matrix: "levels" if len(spectra) == 1 else f"levels_{matrix}" for matrix in spectra}
-
-
-class _Tile(NamedTuple):
-    """The loop for one tile: arrays end with the axis of replicas, or begin with it, `hyper` arrays and `keys` are [R].
-
-    What observables of a whole block see, hold and record, and all records, have replicas last in any case.
-    `together`: updates of a loop whose length the compiler knows.
-    """
-
-    dynamics: Dynamics
-    observables: tuple[Observable, ...]
-    static: Mapping[str, int]
-    together: int = 1
-    way: Way = "vmapped"
-    platform: str = "cpu"
-
-    @property
-    def axis(self):
-        return 0 if self.way == "first" else -1
-
-    def start(self, keys, traced):
-        roots = self._across(lambda key: tuple(jax.random.split(key, 2)))(keys)
-        given = {**traced}
-        given["data"] = self._lift(self.dynamics.data)(roots[0], given)
-        state = self._lift(self.dynamics.init)(roots[1], given)
-        view = self._view(state, given)
-        accumulators = tuple(self._for_tile(o, o.init)(*view) for o in self.observables)
-        diverged = jnp.where(self._across(self.dynamics.healthy)(state), NEVER, 0).astype(jnp.int32)
-        return given, Carry(state, diverged, accumulators)
-
-    def advance(self, carry, keys, look, marks, span):
-        """`look()`: what does not change, asked for at every use."""
-        first, last, count, steps = span
-        shapes = jax.eval_shape(lambda c: self.values(c, look())[0], carry)
-        records = jax.tree.map(lambda x: jnp.zeros((len(marks), *x.shape), x.dtype), shapes)
-
-        def to_mark(m, held):
-            carry, records = held
-            begin, end = jnp.where(m == 0, first, marks[m - 1]), jnp.minimum(marks[m], last)
-            carry = _loop(begin, end, lambda i, c: self._update(i, c, keys, look(), steps), carry, self.together)
-            return jax.lax.cond(
-                end == marks[m], lambda c, r: self._record(c, r, look(), m, end), lambda c, r: (c, r), carry, records
-            )
-
-        return jax.lax.fori_loop(0, count, to_mark, (carry, records))
-
-    def _update(self, number, carry, keys, given, steps):
-        common = {"step": number, "steps": steps}
-        keys = self._across(lambda key: jax.random.fold_in(key, number))(keys)
-        if self.dynamics.block_step:
-            state = self._joined(self.dynamics.block_step, **common)(keys, carry.state, given)
-        elif self.way == "last":
-            step = self._joined(self.dynamics.step, **common)
-            state = replicas_last.lift(step, platform=self.platform)(keys, carry.state, given)
-        else:
-            state = self._lift(self.dynamics.step, **common)(keys, carry.state, given)
-        healthy = self._across(self.dynamics.healthy)(state)
-        diverged = jnp.where((carry.diverged == NEVER) & ~healthy, number + 1, carry.diverged)
-
-        def where_it_goes_on(new, old):
-            going = diverged == NEVER
-            going = going.reshape(-1, *[1] * (new.ndim - 1)) if self.axis == 0 else going
-            return jnp.where(going, new, old)
-
-        state = jax.tree.map(where_it_goes_on, state, carry.state)
-
-        def accumulate(observable, accumulator):
-            if not observable.update:
-                return accumulator
-
-            def update(accumulator):
-                return self._for_tile(observable, observable.update)(accumulator, *self._view(state, given))
-
-            if observable.every == 1:
-                return update(accumulator)
-            return jax.lax.cond((number + 1) % observable.every == 0, update, lambda same: same, accumulator)
-
-        return Carry(state, diverged, tuple(map(accumulate, self.observables, carry.accumulators)))
-
-    def _record(self, carry, records, given, mark, number):
-        values, healthy, accumulators = self.values(carry, given)
-        diverged = jnp.where((carry.diverged == NEVER) & ~healthy, number, carry.diverged)
-        records = jax.tree.map(lambda kept, value: kept.at[mark].set(value), records, values)
-        return Carry(carry.state, diverged, accumulators), records
-
-    def values(self, carry, given):
-        """What a snapshot shows, whether all levels are finite, and the accumulators of the next window."""
-        view = self._view(carry.state, given)
-        names = level_names(view[0])
-        values = {names[matrix]: self._last(levels) for matrix, levels in view[0].items()}
-        accumulators = []
-        for observable, accumulator in zip(self.observables, carry.accumulators, strict=True):
-            recorded, accumulator = self._for_tile(observable, observable.result)(accumulator, *view)
-            values.update(recorded if observable.of_block else jax.tree.map(self._last, recorded))
-            accumulators.append(accumulator)
-        return (
-            values,
-            self._across(all_levels_finite)(view[0]) if view[0] else carry.diverged == NEVER,
-            tuple(accumulators),
-        )
-
-    def _view(self, state, given):
-        return self._across(self.dynamics.spectra)(state), state, given
-
-    def _for_tile(self, observable, function):
-        if not observable.of_block:
-            return self._lift(function)
-        whole = self._joined(function)
-        return lambda *args: whole(*args[:-3], *jax.tree.map(self._last, args[-3:]))  # accumulators are replicas last
-
-    def _last(self, array):
-        """An array of the tile with replicas on its last axis."""
-        return jnp.moveaxis(array, 0, -1) if self.axis == 0 else array
-
-    def _lift(self, function, **common):
-        """`function(…, hyper)` of one replica for the tile."""
-        return self._across(self._joined(function, **common))
-
-    def _across(self, function):
-        """A function of arrays of one replica for the tile."""
-        return jax.vmap(function, in_axes=self.axis, out_axes=self.axis)
-
-    def _joined(self, function, **common):
-        """`function(…, hyper)`, where `common` and static values, which no axis of replicas has, join `hyper`."""
-        return lambda *args: function(*args[:-1], {**args[-1], **self.static, **common})
-
-
-def _loop(begin: Array, end: Array, update: Callable[[Array, PyTree], PyTree], carry: PyTree, together: int) -> PyTree:
-    """`update(i, carry)` for i = begin … end − 1, `together` at a time in loops whose length the compiler knows."""
-    if together > 1:
-        whole = (end - begin) // together
-
-        def some(k, carry):
-            first = begin + k * together
-            return jax.lax.fori_loop(0, together, lambda i, c: update(first + i, c), carry)
-
-        carry = jax.lax.fori_loop(0, whole, some, carry)
-        begin = begin + whole * together
-    return jax.lax.fori_loop(begin, end, update, carry)
-
-
-def updates_together(device: Any) -> int:
-    """How many updates stand in one loop of known length on this device."""
-    return 1 if device.platform == "cpu" else UPDATES_PER_LOOP
-
-
-def all_levels_finite(spectra: Mapping[str, Array]) -> Array:
-    """True when every level of every matrix is finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in spectra.values()]))
-
-
 def program_of(
     dynamics: Dynamics, observables: Sequence[Observable], static: Mapping[str, int], devices: Devices,
     kinds: tuple[tuple[str, Any], ...] | None = None,
@@ -389,7 +221,7 @@ def _made(
     known: Known, watched: tuple[Known, ...], static: Static, devices: tuple[Any, ...], way: Way, given: Settings
 ) -> Program:
     observables, together = tuple(one.thing for one in watched), updates_together(devices[0])
-    tile = _Tile(known.thing, observables, dict(static), together, way, devices[0].platform)
+    tile = Tile(known.thing, observables, dict(static), together, way, devices[0].platform)
     mesh = Mesh(np.array(devices), ("tiles",))
     tiles, common = PartitionSpec("tiles"), PartitionSpec()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import InputError, require, shown
-from dysonjax.models.own_network import OwnNetwork, Watch, fault, name_of, named_arguments
+from dysonjax.models.own_network import OwnNetwork, Watch, fault, named_arguments
 
 EXPECTED = "a function of nnx.Rngs that builds an nnx module, or a linen module"
 
@@ -64,10 +65,8 @@ class FlaxModel(OwnNetwork):
         self._check()
 
     @property
-    def config(self) -> dict[str, Any]:
-        shapes = {name_of(path): list(x.shape) for path, x in jax.tree.leaves_with_path(self._abstract[0])}
-        kind = type(self.module if _is_linen(self.module) else self._build_abstract()).__name__
-        return {"model": kind, "parameters": shapes, "examples": self.examples}
+    def _name(self) -> str:
+        return type(self.module if _is_linen(self.module) else self._built).__name__
 
     def network(self, params: PyTree, state: PyTree = None) -> Any:
         """The user's own module with these parameters and state, for predictions: in evaluation mode."""
@@ -99,15 +98,13 @@ class FlaxModel(OwnNetwork):
     def _net(self, params: PyTree, state: PyTree, key: PRNGKeyArray, train: bool) -> Any:
         if _is_linen(self.module):
             return _LinenNet(self.module, {"params": params, **(state or {})}, key, train)
-        abstract = self._build_abstract()
-        graph = nnx.graphdef(abstract)
-        _, keys, counts, _ = _parts(abstract)
+        _, keys, counts, _ = _parts(self._built)
         streams = len(jax.tree.leaves(keys))
         keys = jax.tree.unflatten(jax.tree.structure(keys), [*jax.random.split(key, streams)] if streams else [])
         counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), counts)
         # flax lets a variable change only where it was made: under the same transformations of JAX
         params, state = jax.tree.map(lambda x: x, (params, state))
-        net = nnx.merge(graph, params, keys, counts, *(() if state is None else (state,)))
+        net = nnx.merge(nnx.graphdef(self._built), params, keys, counts, *(() if state is None else (state,)))
         net.train() if train else net.eval()
         return net
 
@@ -120,8 +117,9 @@ class FlaxModel(OwnNetwork):
             raise InputError(f"module = {shown(self.module)}: expected {EXPECTED}, not {shown(made, 40)}")
         return made
 
-    def _build_abstract(self) -> nnx.Module:
-        """The module with shapes in place of numbers."""
+    @cached_property
+    def _built(self) -> nnx.Module:
+        """The nnx module with shapes in place of numbers."""
         return nnx.eval_shape(lambda: self._build(0))
 
     def _zeros(self) -> PyTree:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import InputError, require, shown
-from dysonjax.models.own_network import OwnNetwork, Watch, fault, name_of, named_arguments
+from dysonjax.models.own_network import OwnNetwork, Watch, fault, named_arguments
 
 OF_STATE = "a function that returns (loss, state) or (loss, metrics, state)"
 
@@ -65,10 +65,8 @@ class FunctionModel(OwnNetwork):
         self._check()
 
     @property
-    def config(self) -> dict[str, Any]:
-        shapes = {name_of(path): list(x.shape) for path, x in jax.tree.leaves_with_path(self._abstract[0])}
-        name = getattr(self.init_function, "__name__", type(self.init_function).__name__)
-        return {"model": name, "parameters": shapes, "examples": self.examples}
+    def _name(self) -> str:
+        return getattr(self.init_function, "__name__", type(self.init_function).__name__)
 
     def network(self, params: PyTree, state: PyTree = None) -> Any:
         """The parameters, with the state where there is one: what the user's own functions take."""

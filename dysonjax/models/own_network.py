@@ -20,6 +20,8 @@ from dysonjax.core.observables import Observable, Variable, snapshots
 from dysonjax.core.values import ByValue
 
 Watch = str | Sequence[str] | Callable[[str], bool] | None
+KEPT = "weights", "state"
+"""What stands before the names of recorded parameters, and before those of the state."""
 NO_MATRIX = ("bias", "scale")
 """Last parts of the names of parameters that a pattern passes over, whatever their shape."""
 
@@ -28,7 +30,7 @@ class OwnNetwork(ByValue):
     """A user's network: a `Network` (see `core.model`) made of `_start` and `_run`, which a subclass has.
 
     It is a `Model`, too, where its loss is that of one example and nothing but its parameters changes: what is not
-    trained is the task then.
+    trained is the task then. A subclass lists the fields below among its own, because another one comes first.
     """
 
     loss_function: Callable[..., Any]
@@ -37,9 +39,16 @@ class OwnNetwork(ByValue):
     of_batch: bool
     watch: Watch
     by_head: bool
+    metrics: tuple[str, ...]
+    """Names of what the loss returns besides itself; found when the loss is checked."""
 
     def _start(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Parameters and state of a new network."""
+        raise NotImplementedError
+
+    @property
+    def _name(self) -> str:
+        """What the network is called in `config`."""
         raise NotImplementedError
 
     def _run(
@@ -96,7 +105,7 @@ class OwnNetwork(ByValue):
                     return self._run(params, state, examples, key, train)
 
                 traced, out = jax.make_jaxpr(run, return_shape=True)(params, state, examples, key)
-                self._check_result(out[0], expected)
+                _set(self, metrics=self._check_result(out[0], expected))
                 self._check_state(traced, params, state, out[1])
         except InputError as error:
             raise _one_line(error) from error.__cause__
@@ -104,7 +113,8 @@ class OwnNetwork(ByValue):
             wanted = f"{expected} for {'' if self.of_batch else 'an '}{arguments} of {shapes}"
             raise fault("loss_function", self.loss_function, wanted, error) from error
 
-    def _check_result(self, result: Any, expected: str) -> None:
+    def _check_result(self, result: Any, expected: str) -> tuple[str, ...]:
+        """Names of the metrics; raises `InputError` for a wrong loss or metric."""
         wrong = f"{expected}, or that and its metrics"
         loss, metrics = _split(result, self.loss_function, wrong)
         kinds = [(x.shape, jnp.issubdtype(x.dtype, jnp.floating)) for x in jax.tree.leaves(loss)]
@@ -113,6 +123,7 @@ class OwnNetwork(ByValue):
         for name, x in metrics.items():
             scalar = isinstance(name, str) and getattr(x, "shape", None) == ()
             require(scalar and name != "loss", "loss_function", name, "metrics by name, each a scalar, not named loss")
+        return tuple(metrics)
 
     def _check_state(self, traced: Any, params: PyTree, state: PyTree, after: PyTree) -> None:
         shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
@@ -154,6 +165,11 @@ class OwnNetwork(ByValue):
         return examples
 
     @property
+    def config(self) -> dict[str, Any]:
+        shapes = {name_of(path): list(x.shape) for path, x in jax.tree.leaves_with_path(self._abstract[0])}
+        return {"model": self._name, "parameters": shapes, "examples": self.examples}
+
+    @property
     def examples(self) -> int | None:
         return None if callable(self.data) else len(jax.tree.leaves(self.data)[0])
 
@@ -171,7 +187,6 @@ class OwnNetwork(ByValue):
         keys = jax.random.split(key, len(jax.tree.leaves(examples)[0]))
         one = lambda example, key: _split(self._run(params, state, example, key, train)[0], self.loss_function)  # noqa: E731
         losses, metrics = jax.vmap(one)(examples, keys)
-        require(losses.ndim == 1, "loss", f"an array of shape {losses.shape[1:]}", "a scalar for one example")
         return jnp.mean(losses), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics), state
 
     def weights(self) -> Observable:
@@ -180,11 +195,15 @@ class OwnNetwork(ByValue):
         Few snapshots keep it small: `dj.scan(…, observables=[model.weights()], snapshots=[steps])`.
         """
         labels = {
-            name: Variable(tuple(f"{name}[{i}]" for i in range(x.ndim)), "trained" if i == 0 else "state, not trained")
-            for i, tree in enumerate(self._abstract)
-            for name, x in _kept(tree, i).items()
+            name: Variable(tuple(f"{name}[{axis}]" for axis in range(x.ndim)), description)
+            for tree, head, description in zip(self._abstract, KEPT, ("trained", "state, not trained"), strict=True)
+            for name, x in _kept(tree, head).items()
         }
-        return snapshots(lambda spectra, now, hyper: {**_kept(now.params, 0), **_kept(now.state, 1)}, labels)
+
+        def measure(spectra: Any, now: Any, hyper: Any) -> dict[str, Array]:
+            return {**_kept(now.params, KEPT[0]), **_kept(now.state, KEPT[1])}
+
+        return snapshots(measure, labels)
 
     def restored(self, replica: Any) -> Any:
         """The user's own network with the weights of one replica, ready for predictions (`network`).
@@ -198,9 +217,9 @@ class OwnNetwork(ByValue):
         """
         last = replica.isel(snapshot=-1) if "snapshot" in replica.dims else replica
         found = []
-        for i, tree in enumerate(self._abstract):
+        for tree, head in zip(self._abstract, KEPT, strict=True):
             leaves = []
-            for name, x in _kept(tree, i).items():
+            for name, x in _kept(tree, head).items():
                 require(name in last, "replica", list(map(str, last))[:6], f"weights, recorded by weights(); no {name}")
                 alone = last[name].squeeze() if last[name].ndim > x.ndim else last[name]
                 require(
@@ -247,9 +266,8 @@ class OwnNetwork(ByValue):
         return self.batch_loss(params, task, examples, jax.random.key(0), True)[0]
 
 
-def _kept(tree: PyTree, number: int) -> dict[str, Any]:
-    """Leaves by the names that they are recorded under: parameters are 0, the state 1."""
-    head = ("weights", "state")[number]
+def _kept(tree: PyTree, head: str) -> dict[str, Any]:
+    """Leaves by the names that they are recorded under."""
     return {f"{head}.{name_of(path)}": x for path, x in jax.tree.leaves_with_path(tree)}
 
 

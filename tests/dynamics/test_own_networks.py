@@ -226,6 +226,7 @@ def test_an_argument_that_may_be_a_number_is_an_axis_where_the_grid_names_it():
     dynamics = dj.train(two(watch=None), optax.sgd)
     names = {"learning_rate", "batch_size", "init_width", "momentum"}
     assert set(dynamics.parameters) == names
+    assert "mask" not in dj.train(two(watch=None), optax.adamw).parameters  # it may be a function of many things
     ds = dj.scan(dynamics, dj.Grid(learning_rate=[0.01], momentum=[0.0, 0.9], batch_size=[4]), 4)
     plain = dj.scan(dynamics, dj.Grid(learning_rate=[0.01], batch_size=[4]), 4)
     assert "momentum" not in plain.dims

@@ -13,7 +13,8 @@ from conftest import POSITION, geometric, ornstein_uhlenbeck
 import dysonjax as dj
 from dysonjax import observables as ob
 from dysonjax.core.snapshots import log_steps
-from dysonjax.engine.loop import NEVER, layout, simulate, tile_size
+from dysonjax.engine.loop import layout, simulate, tile_size
+from dysonjax.engine.tile import NEVER
 
 pytestmark = pytest.mark.optimised  # it is about bits
 

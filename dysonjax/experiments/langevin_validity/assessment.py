@@ -26,8 +26,8 @@ from dysonjax.dynamics.gradients import GradientNoise, by_examples, gradient_noi
 from dysonjax.dynamics.stochastic_gradient import sgd
 from dysonjax.dynamics.variance_amplified import svag
 from dysonjax.engine.grid import Grid
-from dysonjax.engine.loop import level_names
 from dysonjax.engine.scanning import scan
+from dysonjax.engine.tile import level_names
 from dysonjax.experiments.langevin_validity.expectations import (
     LAGS,
     Law,

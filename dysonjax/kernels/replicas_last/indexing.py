@@ -82,15 +82,14 @@ def dynamic_slice(op: Operation) -> Array:
 
 def dynamic_update_slice(op: Operation) -> Array:
     """A part that begins at computed places is replaced."""
-    array, update, *starts = op.values
+    array, update = (last(x, b, op.replicas) for x, b in zip(op.values[:2], op.batched[:2], strict=True))
+    starts = op.values[2:]
     if not any(op.batched[2:]):
-        array, update = (last(x, b, op.replicas) for x, b in zip((array, update), op.batched, strict=False))
         return lax.dynamic_update_slice(array, update, (*starts, _zero(starts)))
     axes = tuple(range(len(starts)))
     numbers = lax.ScatterDimensionNumbers(
         update_window_dims=axes, inserted_window_dims=(), scatter_dims_to_operand_dims=axes
     )
-    array, update = (last(x, b, op.replicas) for x, b in zip((array, update), op.batched, strict=False))
     rank = len(starts)
     places = jnp.swapaxes(_places(op, 2), -1, -2)
     numbers = numbers._replace(operand_batching_dims=(rank,), scatter_indices_batching_dims=(0,))

@@ -118,15 +118,15 @@ class _Tile:
         takes_long = takes_long_alone(equation) or (
             name in CHEAP | MOVING and bool(heavy & {v for v in equation.invars if not isinstance(v, jcore.Literal)})
         )
-        kept = []
+        found = []
         for v, (x, b) in zip(equation.outvars, outs, strict=True):
             barrier = name not in MOVING and (v in keep.factors or (takes_long and v in keep.wanted))
             if b and barrier and jnp.issubdtype(jax.typeof(x).dtype, jnp.inexact):
                 x = lax.optimization_barrier(x)
             elif takes_long:
                 heavy.add(v)
-            kept.append((x, b))
-        return kept
+            found.append((x, b))
+        return found
 
     def _one(self, equation: Any, values: list[Any], batched: list[bool]) -> list[tuple[Any, bool]]:
         name = equation.primitive.name

@@ -9,70 +9,19 @@ from typing import Any, NamedTuple
 
 from jax.extend import core as jcore
 
-COSTLY = frozenset(
-    [
-        "tanh",
-        "exp",
-        "exp2",
-        "expm1",
-        "log",
-        "log1p",
-        "logistic",
-        "sin",
-        "cos",
-        "tan",
-        "atan2",
-        "pow",
-        "erf",
-        "erfc",
-        "erf_inv",
-        "lgamma",
-        "digamma",
-        "cbrt",
-    ]
-)
+COSTLY = frozenset((
+    "tanh", "exp", "exp2", "expm1", "log", "log1p", "logistic", "sin", "cos", "tan", "atan2", "pow", "erf", "erfc",
+    "erf_inv", "lgamma", "digamma", "cbrt",
+))  # fmt: skip
 """Functions that take tens of operations."""
 PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
 MOVING = frozenset(["transpose", "reshape", "squeeze", "broadcast_in_dim", "slice", "rev", "expand_dims"])
 """Operations that only move numbers, which costs nothing where replicas stay last."""
-CHEAP = frozenset(
-    [
-        "abs",
-        "add",
-        "add_any",
-        "and",
-        "ceil",
-        "clamp",
-        "convert_element_type",
-        "copy",
-        "copy_p",
-        "div",
-        "eq",
-        "floor",
-        "ge",
-        "gt",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "not",
-        "one_minus_square",
-        "or",
-        "round",
-        "rsqrt",
-        "select_n",
-        "sign",
-        "sqrt",
-        "square",
-        "sub",
-        "xor",
-    ]
-)
+CHEAP = frozenset((
+    "abs", "add", "add_any", "and", "ceil", "clamp", "convert_element_type", "copy", "copy_p", "div", "eq", "floor",
+    "ge", "gt", "integer_pow", "is_finite", "le", "lt", "max", "min", "mul", "ne", "neg", "not", "one_minus_square",
+    "or", "round", "rsqrt", "select_n", "sign", "sqrt", "square", "sub", "xor",
+))  # fmt: skip
 """Into such an operation a value is fused without being computed twice."""
 
 

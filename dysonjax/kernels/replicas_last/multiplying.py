@@ -5,8 +5,8 @@
 - joined: one plain product where one operand is shared, with replicas as columns of the other.
 
 Which one is decided by the shapes and the kind of device alone, by the constants here. `python -m
-benchmarks.replicas_last --forms` measures them. A form is fixed for a program, so that a replica's bits depend neither
-on the time of day nor on its company.
+benchmarks.replicas_last --forms-only` measures the first; the others were set by trials of whole updates. A form is
+fixed for a program, so that a replica's bits depend neither on the time of day nor on its company.
 """
 
 import functools
