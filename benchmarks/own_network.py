@@ -3,23 +3,27 @@
     python -m benchmarks.own_network          # everything, an hour; appends to benchmarks/results/own_network.jsonl
     python -m benchmarks.own_network --only CNN --replicas 64
     python -m benchmarks.own_network --tiny   # two rows at a size of seconds, nothing recorded
+    python -m benchmarks.own_network --minutes 4 --replicas 1024 16384 --out found.json   # what fits, on a lent device
     python -m benchmarks.own_network --table  # the README's table from the recorded results
 
 Flax networks on handwritten digits are trained with Adam, each replica on batches of its own. The peers: a program of
 `jax.vmap` and optax around the same modules, replicas in front, in `lax.scan` over updates, split over the same
 devices; `torch.func.vmap` on all cores; PyTorch one network at a time in one thread, whose rate counts once for every
 core, as if as many processes ran and none disturbed another. PyTorch's networks are written by hand and start with the
-same parameters.
+same parameters. On a GPU they run there, too, products in TF32 as XLA has them by default, and one network at a time
+counts once.
 
 First every program must find the same losses over 16 updates on the same batches; on batches of its own, the loss must
 be lower after the first timing than at the start. Timings alternate, compilation apart, and a ratio is the geometric
 mean over the pairs with its 95 % interval of Student's t. A share of the peak counts 6 operations for each product of
-the way forward.
+the way forward; the peak is that of float32, which TF32 can exceed.
 """
 
 import importlib.util
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -110,8 +114,8 @@ def by_hand(row: Row, rates: np.ndarray, fixed: bool = False) -> Callable[[int],
 
 def torch_training(row: Row, replicas: int, rate: float, fixed: bool = False, vmapped: bool = True) -> Run:
     """PyTorch, vmapped over all replicas or one network: losses [CHUNK, replicas or 1] of the last updates."""
-    torch = importlib.import_module("torch")
-    x, y = (torch.from_numpy(a) for a in row.data())
+    torch, place = importlib.import_module("torch"), "cuda" if on_gpu() else "cpu"
+    x, y = (torch.from_numpy(a).to(place) for a in row.data())
     y = y if y.is_floating_point() else y.long()
     loss = torch_loss(row)
     alike = jax.tree.map(lambda a: a[None], nnx.state(row.module(nnx.Rngs(0)), nnx.Param))
@@ -119,7 +123,7 @@ def torch_training(row: Row, replicas: int, rate: float, fixed: bool = False, vm
 
     def run(updates: int) -> np.ndarray:
         torch.set_num_threads(cores() if vmapped else 1)
-        p = {name: (a if vmapped else a[0]).clone() for name, a in several.items()}
+        p = {name: (a if vmapped else a[0]).clone().to(place) for name, a in several.items()}
         if not vmapped:
             for a in p.values():
                 a.requires_grad_()
@@ -127,7 +131,7 @@ def torch_training(row: Row, replicas: int, rate: float, fixed: bool = False, vm
         gradient = torch.func.vmap(torch.func.grad_and_value(loss))
         for _ in range(updates):
             shape = (replicas, row.batch) if vmapped else (row.batch,)
-            chosen = torch.arange(row.batch).expand(shape) if fixed else torch.randint(len(x), shape)
+            chosen = torch.arange(row.batch).expand(shape) if fixed else torch.randint(len(x), shape, device=place)
             if vmapped:
                 slopes, value = gradient(p, x[chosen], y[chosen])
                 for name, a in p.items():
@@ -138,13 +142,32 @@ def torch_training(row: Row, replicas: int, rate: float, fixed: bool = False, vm
                 value.backward()
             optimizer.step()
             losses.append(value.detach().reshape(-1))
-        return torch.stack(losses[-CHUNK:]).numpy()
+        return torch.stack(losses[-CHUNK:]).cpu().numpy()
 
     return run
 
 
+def on_gpu() -> bool:
+    """Whether JAX computes on a GPU; it starts JAX."""
+    return jax.default_backend() == "gpu"
+
+
 def check(row: Row) -> None:
-    """The same losses on the same batches, at a rate of each replica's own."""
+    """The same losses on the same batches, at a rate of each replica's own; products in full float32."""
+    with jax.default_matmul_precision("highest"):
+        _tensor_cores(False)
+        _check(row)
+    _tensor_cores(True)
+
+
+def _tensor_cores(used: bool) -> None:
+    """Whether PyTorch's products on a GPU may be TF32."""
+    if TORCH:
+        torch = importlib.import_module("torch")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = used
+
+
+def _check(row: Row) -> None:
     rates = np.float32(RATE) * np.arange(1, 5, dtype=np.float32)
     expected = by_hand(row, rates, fixed=True)(1)
     assert np.all(np.isfinite(expected)) and len({*expected[:, -1].tolist()}) == len(rates)
@@ -166,7 +189,7 @@ def compare(row: Row, replicas: int, seconds: float, repeats: int, peak: float) 
     }
     if TORCH:
         runs["torch.func.vmap"] = torch_training(row, replicas, RATE), replicas
-        runs["PyTorch, one at a time"] = torch_training(row, 1, RATE, vmapped=False), cores()
+        runs["PyTorch, one at a time"] = torch_training(row, 1, RATE, vmapped=False), 1 if on_gpu() else cores()
     updates, compiling = {}, {}
     for name, (run, _) in runs.items():
         began = time.perf_counter()
@@ -202,20 +225,24 @@ def _updates(run: Run, seconds: float) -> tuple[int, float]:
 def main(
     tiny: bool = False,
     table: bool = False,
-    only: str = "",
+    only: tuple[str, ...] = ("",),
     replicas: tuple[int, ...] = (16, 64, 256, 1024),
     seconds: float = 1.0,
     repeats: int = 7,
+    minutes: float = float("inf"),
+    out: Path | None = None,
 ) -> None:
     """Run the benchmark, or print the README's table from recorded results.
 
     Args:
         tiny: two rows at a size of seconds.
         table: print the table.
-        only: rows whose name begins so.
+        only: rows whose name begins so, in this order.
         replicas: how many networks at once.
         seconds: of one timing.
         repeats: timings of each program.
+        minutes: after so many no more rows are begun.
+        out: a JSON file, written after every row, instead of the recorded results.
     """
     if table:
         print(readme_table())
@@ -223,21 +250,40 @@ def main(
     dj.use_all_cores()
     if tiny:
         replicas, seconds, repeats = (4,), 0.02, 2
-    rows = [row for row in ROWS if (row.name in TINY if tiny else row.name.startswith(only))]
+    named = [row for start in only for row in ROWS if row.name.startswith(start)]
+    rows = [row for row in ROWS if row.name in TINY] if tiny else named
     result: dict[str, Any] = {"peak_gflops": peak_gflops(512 if tiny else None), "seconds": seconds, "repeats": repeats}
-    result["rows"] = measured(rows, replicas, seconds, repeats, result["peak_gflops"])
-    if not tiny:
+    result["rows"], end = [], time.monotonic() + 60 * minutes
+    for line in measured(rows, replicas, seconds, repeats, result["peak_gflops"], end):
+        result["rows"].append(line)
+        if out:
+            record.save(out, record.machine() | result)
+    if failed := [line["row"] for line in result["rows"] if "failed" in line]:
+        sys.exit(f"failed: {', '.join(failed)}")
+    if not tiny and not out:
         record.append("own_network", result)
 
 
-def measured(rows: Sequence[Row], replicas: Sequence[int], seconds: float, repeats: int, peak: float) -> list[Any]:
-    found = []
-    for row in rows:
-        check(row)
-        for count in replicas:
-            found.append({"row": row.name, "replicas": count, **compare(row, count, seconds, repeats, peak)})
-            show(found[-1])
-    return found
+def measured(
+    rows: Sequence[Row], replicas: Sequence[int], seconds: float, repeats: int, peak: float, end: float
+) -> Iterator[Any]:
+    """A line for each row and number of replicas; none is begun after `end`, of the monotonic clock."""
+    checked: list[Row] = []
+    for count in replicas:
+        for row in rows:
+            if time.monotonic() > end:
+                return
+            line: dict[str, Any] = {"row": row.name, "replicas": count}
+            try:
+                if row not in checked:
+                    check(row)
+                    checked.append(row)
+                line |= compare(row, count, seconds, repeats, peak)
+                show(line)
+            except Exception as error:  # the other rows are worth having
+                line["failed"] = f"{type(error).__name__}: {error}"
+                print(f"{row.name}, {count} replicas: {line['failed']}", flush=True)
+            yield line
 
 
 def show(line: dict[str, Any]) -> None:

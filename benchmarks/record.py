@@ -31,15 +31,19 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.
 
 def append(name: str, result: Mapping[str, Any]) -> None:
     """Add one JSON line with versions and device to results/<name>.jsonl."""
-    machine = {
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{name}.jsonl").open("a") as file:
+        file.write(json.dumps({**machine(), **result}) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """What a result was measured on, and when."""
+    return {
         "versions": versions(),
         "device": f"{jax.local_device_count()} × {jax.devices()[0].device_kind}",
         "cores": os.cpu_count(),
         "date": now(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{name}.jsonl").open("a") as file:
-        file.write(json.dumps({**machine, **result}) + "\n")
 
 
 def versions(packages: Sequence[str] = ("jax", "jaxlib", "numpy", "torch")) -> dict[str, str]:
