@@ -51,10 +51,16 @@ def users_data(examples: int = 1000) -> tuple[np.ndarray, np.ndarray]:
     return x, np.sin(x[:, :1])
 
 
-def users_model() -> dj.models.FlaxModel:
+def drawn_data(key: Any, count: int) -> tuple[jax.Array, jax.Array]:
+    """As many fresh inputs and targets."""
+    x = jax.random.normal(key, (count, 8))
+    return x, jnp.sin(x[:, :1])
+
+
+def users_model(data: Any = None) -> dj.models.FlaxModel:
     """The user's network, as the README shows it."""
     watch = lambda name: name == "first.kernel"  # noqa: E731, levels of the other one take as long to compile
-    return dj.models.FlaxModel(lambda rngs: Net(rngs), squared_error, users_data(), watch)
+    return dj.models.FlaxModel(lambda rngs: Net(rngs), squared_error, data or users_data(), watch=watch)
 
 
 def engine_against_optax(context: Context) -> dict[str, Any]:
@@ -68,7 +74,7 @@ def engine_against_optax(context: Context) -> dict[str, Any]:
     tanh = dj.models.TanhNetwork(hidden=hidden_of(context))
     programs = {
         "user's network, adam": (
-            users_model(), optax.adam, lambda p, example, task: squared_error(nnx.merge(graph, p), example)
+            users_model(drawn_data), optax.adam, lambda p, example, task: squared_error(nnx.merge(graph, p), example)
         ),
         "tanh network, sgd": (tanh, None, tanh.loss),
     }  # fmt: skip
@@ -123,9 +129,10 @@ def plain_loop(dynamics: dj.Dynamics, optimizer: Any, loss: Callable[..., jax.Ar
     final = []
     for key in keys:
         data, params = begin(key)
+        task = getattr(data, "task", None)  # a user's network has none
         state = transform.init(params)
         for number in range(UPDATES):
-            params, state = update(params, state, jax.tree.map(lambda x, i=number: x[i], data.batches), data.task)
+            params, state = update(params, state, jax.tree.map(lambda x, i=number: x[i], data.batches), task)
         final.append(params)
     return final
 
