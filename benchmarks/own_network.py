@@ -299,7 +299,11 @@ def show(line: dict[str, Any]) -> None:
 
 
 def _interval(ratio: dict[str, float]) -> str:
-    return "{mean:.2f} ({low:.2f} – {high:.2f})".format(**ratio)
+    return "{} ({} – {})".format(*(_number(ratio[key]) for key in ("mean", "low", "high")))
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
 def readme_table() -> str:
@@ -310,7 +314,7 @@ def readme_table() -> str:
         peers = [name for name in peers if name != "dysonjax"]
         rows = []
         for one in line["rows"]:
-            rate = f"{one['updates_per_second']['dysonjax']['median'] / 1e3:.3g}"
+            rate = _number(one["updates_per_second"]["dysonjax"]["median"] / 1e3)
             ratios = [_interval(one["ratios"][name]) if name in one["ratios"] else "–" for name in peers]
             rows.append([one["row"].replace("|", "\\|"), f"{one['replicas']}", rate,
                          f"{one['share_of_peak']['dysonjax']:.1%}", *ratios])  # fmt: skip
