@@ -18,8 +18,9 @@ from dysonjax.dynamics.batches import Batches, Examples, batches_for
 
 Schedule = Callable[[Array, Array], Array]
 OWN_PARAMETERS = ("batch_size", "init_width", "seed", "steps")
-NUMERICS = 2
-"""1: batches were K fixed ones, drawn by `Model.sample`. 2: examples come in reshuffled epochs."""
+NUMERICS = 3
+"""1: batches were K fixed ones, drawn by `Model.sample`. 2: examples come in reshuffled epochs. 3: large networks lie
+in tiles of eight, whose products are summed in another order."""
 
 
 class TrainingState(NamedTuple):

@@ -28,7 +28,7 @@ from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable, Variable
 from dysonjax.core.snapshots import check_snapshots
 from dysonjax.core.values import Known
-from dysonjax.engine.arranging import Way, way_of
+from dysonjax.engine.arranging import Way, tile_of, way_of
 from dysonjax.engine.tile import Tile, level_names, updates_together
 from dysonjax.runtime.compilation import CompiledOnce, settings
 from dysonjax.runtime.devices import Devices
@@ -68,11 +68,10 @@ class Program:
 def tile_size(dynamics: Dynamics, replicas: int, platform: str, most: int = LARGEST_TILE) -> int:
     """Replicas a tile: fixed on a CPU, so that a replica's arithmetic never depends on its company; large elsewhere.
 
-    Eight float32 fill a vector register and keep a small network's matrices in the first-level cache. An accelerator
-    takes all `replicas` at once, as a power of two of at most `most` and `LARGEST_TILE`.
+    An accelerator takes all `replicas` at once, as a power of two of at most `most` and `LARGEST_TILE`.
     """
     if platform == "cpu":
-        return dynamics.tile or (8 if dynamics.block_step else 32)
+        return tile_of(dynamics)
     return 1 << min((replicas - 1).bit_length(), max(min(most, LARGEST_TILE), 1).bit_length() - 1)
 
 

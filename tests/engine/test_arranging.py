@@ -87,6 +87,16 @@ def test_the_way_follows_the_products_and_the_device():
     assert ask(by_hand) == ask(by_hand, "gpu") == "vmapped"
 
 
+def test_large_networks_lie_in_small_tiles_whatever_the_batch():
+    def trained(width: int) -> dj.Dynamics:
+        start = lambda key: {"w": jax.random.normal(key, (width, width))}  # noqa: E731
+        loss = lambda params, x: jnp.sum((params["w"] @ x) ** 2)  # noqa: E731
+        return dj.train(dj.models.FunctionModel(start, loss, np.ones((40, width), np.float32)))
+
+    # a product forward, one backward: the input has no gradient
+    assert [arranging.tile_of(trained(width)) for width in (8, 158, 159)] == [32, 32, 8]
+
+
 def test_repetitions_and_branches_count():
     """Multiplications of a scan are those of all its steps; a product hidden in a branch or a call is found."""
 
