@@ -1,0 +1,1 @@
+"""Which settings learn: the phase diagram of anybody's network, boundaries with errors, and the advice."""
