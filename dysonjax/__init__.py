@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dysonjax.engine.grid import Grid, Points
     from dysonjax.engine.loop import simulate
     from dysonjax.engine.scanning import scan
+    from dysonjax.experiments.advice.own_advice import advise
     from dysonjax.experiments.langevin_validity.assessment import validity
     from dysonjax.experiments.reading import open_run as open
     from dysonjax.experiments.reading import verify
@@ -45,6 +46,7 @@ __all__ = [
     "Share",
     "SpectralMonitor",
     "StoreError",
+    "advise",
     "analyze",
     "dyson",
     "dyson_of",
@@ -84,6 +86,7 @@ _HOMES = {
     "Share": "dysonjax.runtime.team:Share",
     "SpectralMonitor": "dysonjax.weights.monitor:SpectralMonitor",
     "StoreError": "dysonjax.core.errors:StoreError",
+    "advise": "dysonjax.experiments.advice.own_advice:advise",
     "analyze": "dysonjax.weights.spectral_report:analyze",
     "dyson": "dysonjax.dynamics.dyson_equation:dyson",
     "dyson_of": "dysonjax.dynamics.langevin:dyson_of",

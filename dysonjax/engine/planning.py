@@ -41,6 +41,8 @@ class Scan:
     snapshots: Sequence[int] | None = None
     observables: Sequence[Observable] | None = None
     paired: bool = False
+    whole_blocks: bool = False
+    """Compute a block of fewer replicas as if it were whole, so that scans of several sizes share one program."""
 
 
 class Memory(NamedTuple):
@@ -113,7 +115,8 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     arrays["diverged_step"] = ((), np.dtype(np.int32))
     header = _laid_out(Header(experiment, {}, {}, {}, marks, label(shown.variables), []), grid, replicas)
     total, budget = device_memory(devices), memory_budget(devices)
-    block = replicas.count if block_size is None else min(replicas.count, whole("block_size", block_size))
+    block = replicas.count if block_size is None else whole("block_size", block_size)
+    block = block if scan.whole_blocks else min(replicas.count, block)
     tile = tile_size(dynamics, -(-block // len(devices)), devices[0].platform, budget // (most * len(devices)))
     unit = tile * len(devices)
     require(

@@ -41,6 +41,13 @@ class Experiment(Protocol):
         """The experiment whose settings a run has, or had in an earlier version: by default `cls(**settings)`."""
         return cls(**settings)
 
+    def settled(self, there: Mapping[str, Any] | None) -> "Experiment":
+        """With what must be measured once before the run begins, as `there`, the settings of the run that exists, has it.
+
+        By default nothing is.
+        """
+        return self
+
     def jobs(self, results: Results) -> Sequence[Job]:
         """All jobs known so far, given the results of those that are finished; a run is finished when all are.
 

@@ -17,6 +17,7 @@ def _own(kind: str, place: str) -> EntryPoint:
 
 ALL: tuple[EntryPoint, ...] = (
     _own("phase-diagram", "phase_diagram.experiment:PhaseDiagram"),
+    _own("advise", "advice.experiment:Advice"),
     _own("gas", "gas.experiment:GasRun"),
     _own("scaling", "linear_scaling.experiment:ScalingRun"),
     _own("bbp", "bbp.experiment:BBPRun"),

@@ -48,7 +48,7 @@ def run(
     >>> run(PhaseDiagram(seeds=2), "runs/demo").only.levels  # doctest: +SKIP
     """
     place = None if out is None else locations.place(out)
-    results = Results(place)
+    experiment, results = settled(experiment, out), Results(place)
     # an extension that was interrupted may not have come to all jobs
     added = extend or (place is not None and records.is_extended(place))
 
@@ -100,11 +100,22 @@ def forecasts(
     extend: bool = False,
 ) -> list[Forecast]:
     """What the first round of jobs would take, from a few measured steps; nothing is written."""
-    results = Results(None if out is None else locations.place(out))
+    experiment, results = settled(experiment, out), Results(None if out is None else locations.place(out))
     known: dict[str, Measured] = {}
     jobs = experiment.jobs(results)
     made = (job.forecast(results.where(job), known, shares, block_size, extend) for job in jobs)
     return [found for found in made if found is not None]
+
+
+def settled(experiment: Experiment, out: Place | None) -> Experiment:
+    """The experiment with what is measured once: by the run in `out` if it is there, else now."""
+
+    def found() -> Mapping[str, Any]:
+        record = None if out is None else records.last(locations.place(out))
+        there = record is not None and record.kind == experiment.kind
+        return record.settings if record is not None and there else settings(experiment.settled(None))
+
+    return experiment.settled(team().agree(found))
 
 
 def unfinished(out: Place) -> tuple[list[str], int]:

@@ -1,0 +1,1 @@
+"""Which learning rates learn: an advice for anybody's network, in rounds."""

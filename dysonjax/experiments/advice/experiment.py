@@ -1,0 +1,216 @@
+"""Which learning rates learn: an experiment in rounds that ends with an advice.
+
+The experiment and its settings, which are read without JAX. `rounds` decides what is trained next, `answer` what the
+networks say, `words` and `figures` show it.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dysonjax.core.errors import InputError, StoreError, require, whole
+from dysonjax.engine.jobs import Results
+from dysonjax.experiments.base import Experiment, Report
+from dysonjax.experiments.learning.networks import axes_of, fingerprint, network_of, optimizer_of
+from dysonjax.experiments.learning.phases import Thresholds
+
+if TYPE_CHECKING:
+    from dysonjax.core.model import Network as Model
+    from dysonjax.experiments.advice.answer import Answer
+    from dysonjax.experiments.advice.job import AdviceJob
+    from dysonjax.experiments.advice.rounds import Network, Plan
+    from dysonjax.experiments.advice.tried import Line, Tried
+
+CALL = "the same call of dysonjax.advise"
+RATES: tuple[float, ...] = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8, 3))
+"""Learning rates of the first round, where none are given: two a decade."""
+
+
+@dataclass(frozen=True)
+class Advice(Experiment):
+    """Say which learning rates your own network learns with, and which one to use, with errors.
+
+    FILE.py is run, in its own folder: give it only a file that you trust. FUNCTION takes no arguments and returns a
+    model (dj.models.FlaxModel or FunctionModel) with its data.
+    """
+
+    kind = "advise"
+
+    model: str = ""
+    """FILE.py:FUNCTION or package.module:FUNCTION, which returns a model; the file is run"""
+    budget: str = "2m"
+    """what the networks may cost: a time (90s, 5m, 1h), compiling included, or '2e6 updates'"""
+    learning_rate: tuple[float, ...] = ()
+    """learning rates of the first round (default 0.0001 … 10, two a decade, and above if all of them learn)"""
+    batch_size: tuple[int, ...] = (8, 32, 128)
+    """batch sizes |B|"""
+    axis: tuple[str, ...] = ()
+    """more numbers of the optimiser, NAME=VALUES: weight_decay=0,1e-4"""
+    optimizer: str | None = None
+    """a name in optax (adam, adamw, sgd, contrib.muon) or FILE.py:FUNCTION; None: plain gradient descent"""
+    steps: int = 1000
+    """updates of every network"""
+    init_width: float = 1.0
+    """what multiplies the watched matrices at the start"""
+    metric: str | None = None
+    """what must reach the target (default test_loss, else train_loss); larger is better of an accuracy"""
+    target: float | None = None
+    """value of the metric that counts as learnt (default: share of the way)"""
+    share: float = 0.8
+    """share of the way from the metric at the start to the best one of the first round"""
+    blown_up: float = 10.0
+    """factor by which levels of a blown-up network exceed those of networks that learn"""
+    precision: float = 1.25
+    """a safe rate is known well enough when the ends of its interval differ by less than this factor"""
+    rounds: int = 5
+    """rounds at most, the one with fresh seeds apart"""
+    snapshots: int = 11
+    """how often spectra and losses are recorded, log-spaced in time"""
+    tests: int = 512
+    """test examples used, at most"""
+    key: int = 0
+    """base of all random numbers"""
+    fingerprint: str = field(init=False, default="")
+    """SHA-256 of the file of `model`, so that a run is not continued with another one"""
+    networks: int = field(init=False, default=-1)
+    """what the budget buys, measured once: networks of the line that costs least"""
+    prices: tuple[float, ...] = field(init=False, default=())
+    """price of a network of each line, in networks of the cheapest"""
+
+    def __post_init__(self):
+        for name in ("steps", "rounds", "tests"):
+            whole(name, getattr(self, name))
+        whole("snapshots", self.snapshots, 3)
+        whole("key", self.key, 0, 2**32 - 1)
+        require(len(self.batch_size) > 0, "batch_size", self.batch_size, "at least one value")
+        rates = self.learning_rate
+        require(all(rate > 0 for rate in rates), "learning_rate", rates, "positive numbers")
+        require(len({*rates}) == len(rates) != 1, "learning_rate", rates, "at least two values that differ")
+        require(1.01 <= self.precision < float("inf"), "precision", self.precision, "a factor of at least 1.01")
+        taken = {"learning_rate", "batch_size", "init_width", "seed"} & {*axes_of(self.axis)}
+        require(not taken, "axis", self.axis, f"{', '.join(taken)} by an option or argument of its own")
+        Thresholds(self.target, self.share, blown_up=self.blown_up)  # refuses what is out of range
+        if self.model:
+            object.__setattr__(self, "fingerprint", fingerprint(self.model))
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Advice:
+        """As it was stored, without looking at the user's file, which may be elsewhere by now."""
+        apart = ("model", "fingerprint", "networks", "prices")
+        made = cls(**{name: value for name, value in settings.items() if name not in apart})
+        for name in apart:
+            object.__setattr__(made, name, settings[name])
+        return made
+
+    def settled(self, there: Mapping[str, Any] | None) -> Advice:
+        """With what the budget buys: as the run says that is there, else measured on this machine."""
+        from dysonjax.experiments.advice.budget import bought, seconds_or_updates
+
+        if self.networks >= 0:
+            return self
+        seconds_or_updates(self.budget)
+        if there is None:
+            from dysonjax.experiments.advice.job import BLOCK, scan_of
+            from dysonjax.experiments.advice.rounds import Network
+
+            scans = [scan_of(self, [Network(i, self.rates[0], 0)]) for i in range(len(self.lines))]
+            found = bought(self.budget, scans, BLOCK(), self.steps)
+            there = found._asdict()
+        made = copy.copy(self)
+        object.__setattr__(made, "networks", there["networks"])
+        object.__setattr__(made, "prices", tuple(there["prices"]))
+        return made
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates of the first round, rising."""
+        return tuple(sorted(self.learning_rate)) or RATES
+
+    @property
+    def lines(self) -> list[Line]:
+        """Every batch size with all values of the further numbers."""
+        from dysonjax.experiments.advice.tried import Line
+
+        axes = axes_of(self.axis)
+        several = itertools.product(self.batch_size, *axes.values())
+        return [Line(size, tuple(zip(axes, values, strict=True))) for size, *values in several]
+
+    @property
+    def plan(self) -> Plan:
+        """What the rounds need to know of the settings."""
+        from dysonjax.experiments.advice.rounds import Plan
+
+        return Plan(self.lines, self.prices, self.precision, self.rounds, not self.learning_rate)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What divides the phases."""
+        return Thresholds(target=self.target, share=self.share, blown_up=self.blown_up)
+
+    def objects(self) -> tuple[Model, Callable[..., Any] | None]:
+        """Network and optimiser; the user's file is run.
+
+        Raises `InputError` for a bad file, and `StoreError` where it is not the one that the run was begun with, or
+        where only the program that began the run has the network.
+        """
+        if not self.model:
+            raise StoreError(f"the network is not stored; expected {CALL}, which has it")
+        if fingerprint(self.model) != self.fingerprint:
+            raise StoreError(f"{self.model}: the file is another one than when the run was begun; expected that one")
+        return network_of(self.model), optimizer_of(self.optimizer)
+
+    def jobs(self, results: Results) -> Sequence[AdviceJob]:
+        """The rounds so far, and the next one as soon as they are finished."""
+        from dysonjax.experiments.advice import rounds
+        from dysonjax.experiments.advice.job import AdviceJob
+
+        first = rounds.first_round(self.plan, self.rates, self.networks)
+        if not first:
+            raise InputError(f"budget = {self.budget!r}: {self._too_small()}")
+        jobs, left = [AdviceJob(self, "round-1", first)], self.networks - self.plan.cost(first)
+        while jobs[-1].name in results:
+            tried = self.tried({job.name: results[job.name] for job in jobs})
+            number = len(jobs) + 1
+            networks: Sequence[Network] = rounds.next_round(self.plan, tried, number, left)
+            name = f"round-{number}" if networks else "fresh"
+            networks = networks or rounds.last_round(self.plan, tried, left)
+            if not networks:
+                break
+            jobs.append(AdviceJob(self, name, networks))
+            left -= self.plan.cost(networks)
+            if name == "fresh":
+                break
+        return jobs
+
+    def tried(self, results: Mapping[str, Any]) -> Tried:
+        """What the networks of finished rounds did."""
+        from dysonjax.experiments.advice.tried import tried_of
+
+        return tried_of(results, self.lines, self.metric, self.thresholds)
+
+    def analyse(self, results: Results) -> Answer:
+        """The answer for each line, and across batch sizes."""
+        from dysonjax.experiments.advice.answer import answer
+
+        return answer(self, results)
+
+    def report(self, analysis: Answer) -> Report:
+        """One sentence, tables, reasons, figures."""
+        from dysonjax.experiments.advice import figures, words
+
+        return Report(words.said(analysis), lambda directory: figures.draw(analysis, directory), width=130)
+
+    def _too_small(self) -> str:
+        from dysonjax.experiments.advice.rounds import LEAST_SEEDS
+
+        count = len(self.rates) * len(self.lines) * LEAST_SEEDS
+        cost = sum(self.prices) * len(self.rates) * LEAST_SEEDS / 0.6
+        times = f"{cost / self.networks:.2g} times as much" if self.networks else "more"
+        return (
+            f"expected {times}, or fewer --steps: the first round trains {count} networks of {self.steps} updates, and "
+            f"the budget buys {self.networks} of those that cost least"
+        )
