@@ -100,6 +100,8 @@ def _chosen(words: Sequence[str]) -> Callable[[], Any]:
         made, called = target.options(), name
         if isinstance(made, Mapping) and rest and rest[0] in made:
             called, made = f"{name} {rest[0]}", made[rest.pop(0)]
+        if rest and target.first and not rest[0].startswith("-"):
+            rest.insert(0, f"--{target.first}")
         several = isinstance(made, Mapping)
         asks = {"-h", "--help"} & {*rest}
         if _given("--resume", rest) is not None and not (several and asks):

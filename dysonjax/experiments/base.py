@@ -27,6 +27,8 @@ class Experiment(Protocol):
     """
 
     kind: ClassVar[str]
+    first: ClassVar[str] = ""
+    """The option whose name may be left out where its value is the first word after the command; "" where none may."""
 
     @classmethod
     def options(cls) -> "Callable[..., Experiment] | Mapping[str, type[Experiment]]":
@@ -42,7 +44,7 @@ class Experiment(Protocol):
         return cls(**settings)
 
     def settled(self, there: Mapping[str, Any] | None) -> "Experiment":
-        """With what must be measured once before the run begins, as `there`, the settings of the run that exists, has it.
+        """With what must be measured once before the run begins; `there` are the settings of a run that has it.
 
         By default nothing is.
         """

@@ -1,4 +1,4 @@
-"""What the networks of an advice say: of each line the safe and the recommended learning rate, and why; across sizes."""
+"""What the networks of an advice say: the safe and the recommended learning rate of each line, and why."""
 
 import math
 from collections.abc import Mapping, Sequence

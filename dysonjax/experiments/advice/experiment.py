@@ -34,11 +34,14 @@ RATES: tuple[float, ...] = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8
 class Advice(Experiment):
     """Say which learning rates your own network learns with, and which one to use, with errors.
 
+    dysonjax advise mynet.py:make --budget 5m
+
     FILE.py is run, in its own folder: give it only a file that you trust. FUNCTION takes no arguments and returns a
     model (dj.models.FlaxModel or FunctionModel) with its data.
     """
 
     kind = "advise"
+    first = "model"
 
     model: str = ""
     """FILE.py:FUNCTION or package.module:FUNCTION, which returns a model; the file is run"""
@@ -114,11 +117,11 @@ class Advice(Experiment):
             return self
         seconds_or_updates(self.budget)
         if there is None:
-            from dysonjax.experiments.advice.job import BLOCK, scan_of
+            from dysonjax.experiments.advice.job import scan_of, whole_block
             from dysonjax.experiments.advice.rounds import Network
 
             scans = [scan_of(self, [Network(i, self.rates[0], 0)]) for i in range(len(self.lines))]
-            found = bought(self.budget, scans, BLOCK(), self.steps)
+            found = bought(self.budget, scans, whole_block(), self.steps)
             there = found._asdict()
         made = copy.copy(self)
         object.__setattr__(made, "networks", there["networks"])

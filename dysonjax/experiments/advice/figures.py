@@ -120,6 +120,10 @@ def level_flow(answer: Answer) -> Figure | None:
                 label = name.removeprefix("levels_")
                 panels[row, 0].set_ylabel("levels" if label == "levels" else f"levels of\n{label}")
         panels[0, column].set_title(f"{what}: learning rate {number(rate)}", fontsize=8.5)
+    for row in panels:
+        ends = np.array([ax.get_ylim() for ax in row])
+        for ax in row:
+            ax.set_ylim(ends[:, 0].min(), ends[:, 1].max())
     plots.caption(figure, f"One network each, {chosen.line}. A dotted line: where it became non-finite.")
     return figure
 
@@ -148,7 +152,7 @@ def over_batch_size(answer: Answer) -> Figure:
         plots.log_ticks(ax, "x", sizes)
         if across.more:
             ax.set_title(", ".join(f"{n.replace('_', ' ')} {v:g}" for n, v in across.more), fontsize=8.5)
-        ax.legend(fontsize=7.5)
+        ax.legend(fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1.08 if across.more else 1.0))
     return figure
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dysonjax.experiments.advice.experiment import Advice
 
 
-def BLOCK() -> int:  # noqa: N802
+def whole_block() -> int:
     """Replicas that are computed together in every round, so that all rounds share one program."""
     return 256 if jax.default_backend() == "cpu" else 1024
 
@@ -49,7 +49,7 @@ class AdviceJob:
         block_size: int | None = None, before: Callable[[], None] = lambda: None, extend: bool = False,
     ) -> "xr.Dataset":  # fmt: skip
         """Compute it, or continue what `place` holds; the user's file is run."""
-        return self._scan().run(place, share, progress, block_size or BLOCK(), before, extend)
+        return self._scan().run(place, share, progress, block_size or whole_block(), before, extend)
 
     def open(self, *places: Path, lazy: bool | None = None) -> "xr.Dataset":
         """The dataset of the store."""
@@ -68,7 +68,7 @@ class AdviceJob:
         extend: bool = False,
     ) -> "Forecast":  # fmt: skip
         """What it would cost; the user's file is run."""
-        return self._scan().forecast(place, known, shares, block_size or BLOCK(), extend)
+        return self._scan().forecast(place, known, shares, block_size or whole_block(), extend)
 
     def _scan(self) -> ScanJob:
         return replace(scan_of(self.settings, self.networks), name=self.name)

@@ -60,8 +60,8 @@ def advise(
 ) -> Advised:
     """Which learning rates a network learns with, and which one to use, with errors.
 
-    Networks are trained in rounds: a coarse grid of learning rates on every batch size, then rates about the boundary of
-    learning and about the best loss with more and more seeds, at the end the recommended rates with seeds that have
+    Networks are trained in rounds: a coarse grid of learning rates on every batch size, then rates about the boundary
+    of learning and about the best loss with more and more seeds, at the end the recommended rates with seeds that have
     chosen nothing. `experiments.learning.phases` says what learns; a rate is safe where by a fit at least 95 % learn.
 
         found = dj.advise(model, batch_size=[8, 32], budget="1m", optimizer=optax.adam)

@@ -1,12 +1,13 @@
 """Which networks an advice trains next: a function of its settings and of what is stored, and of nothing else.
 
 The first round is a coarse grid: every learning rate on every line with a few seeds. Each further round adds, on every
-line that is not decided, learning rates about the boundary of learning and the rates whose loss is best, half as many of
-these as the round before, all with the same new seeds, twice as many as the round before. A line is decided when the
-interval of its largest safe rate is narrow enough. The last round trains the recommended rates with seeds that have
-chosen nothing.
+line that is not decided, learning rates about the boundary of learning and the rates whose loss is best, half as many
+of these as the round before, all with the same new seeds, twice as many as the round before. A line is decided when
+the interval of its largest safe rate is narrow enough. The last round trains the recommended rates with seeds that
+have chosen nothing.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -94,9 +95,16 @@ def last_round(plan: Plan, tried: Tried, left: float) -> list[Network]:
 def boundary(tried: Tried, line: int, probability: float = SAFE) -> Boundary:
     """The largest rate of a line at which so large a share learns, with its interval, from all networks on it."""
     own = tried.where((tried.line == line) & ~tried.fresh)
-    falling = descending(own.rate, own.learned)
-    side = own.where(falling)
-    return fit_boundary(side.rate, side.seed, side.learned, probability=probability)
+    side = own.where(descending(own.rate, own.learned))
+    return _fitted(side.rate.tobytes(), side.seed.tobytes(), side.learned.tobytes(), probability)
+
+
+@functools.lru_cache(maxsize=512)
+def _fitted(rate: bytes, seed: bytes, learned: bytes, probability: float) -> Boundary:
+    """A fit takes a tenth of a second, and every round asks for those before."""
+    return fit_boundary(
+        np.frombuffer(rate), np.frombuffer(seed, np.int64), np.frombuffer(learned, bool), probability=probability
+    )
 
 
 def recommended(tried: Tried, line: int) -> float | None:
@@ -120,18 +128,13 @@ def _asked(plan: Plan, tried: Tried, line: int, number: int) -> NDArray[np.float
     if not own.learned.any():
         return np.zeros(0)
     edge = boundary(tried, line)
-    if math.isinf(edge.high):
-        top = own.rate.max()
-        above = top * np.geomspace(10**0.5, 100, 4)
-        about = above[above <= HIGHEST] if plan.stretch else np.zeros(0)
-    elif number > 2 and edge.low > 0 and edge.high <= plan.precision * edge.low:
-        about = np.zeros(0)
-    else:
-        about = _about(own, edge)
     best = _best(own, edge, number)
-    if not len(about) and number > 3:
-        return np.zeros(0)
-    return np.unique(np.concatenate([about, best]))
+    if math.isinf(edge.high) and plan.stretch and own.rate.max() < HIGHEST / 2:
+        above = own.rate.max() * np.geomspace(10**0.5, 100, 4)
+        return np.unique(np.concatenate([np.minimum(above, HIGHEST), best]))
+    if number > 2 and edge.low > 0 and edge.high <= plan.precision * edge.low:
+        return best if number == 3 else np.zeros(0)
+    return np.unique(np.concatenate([_about(own, edge), best]))
 
 
 def _about(own: Tried, edge: Boundary) -> NDArray[np.float64]:
@@ -140,7 +143,7 @@ def _about(own: Tried, edge: Boundary) -> NDArray[np.float64]:
     peak = rates[np.argmax(share)]
     mixed = rates[(share < 1) & (share > 0) & (rates >= peak)]
     low = edge.low if edge.low > 0 else peak
-    ends = [low, edge.high, *mixed[:1], *mixed[-1:]]
+    ends = [low, min(edge.high, rates.max()), *mixed[:1], *mixed[-1:]]
     low, high = max(min(ends), peak), max(ends)
     if np.isfinite(edge.rate):  # a broad fall matters near its beginning
         high = min(high, max(edge.high, 4 * edge.rate))
@@ -152,7 +155,7 @@ def _about(own: Tried, edge: Boundary) -> NDArray[np.float64]:
 
 def _best(own: Tried, edge: Boundary, number: int) -> NDArray[np.float64]:
     """The rates of the lowest mean loss so far, and in the second round others between them."""
-    rates = candidates(own, edge.low if edge.low > 0 else edge.high)
+    rates = candidates(own, edge.high)
     if not len(rates):
         return rates
     mean = np.array([own.end[own.rate == rate].mean() for rate in rates])

@@ -23,10 +23,7 @@ def sentence(answer: Answer) -> str:
         return _none_learns(answer)
     good = [one for one in answer.lines if one.recommended is not None]
     if not good:
-        return (
-            "Some networks learn, but no learning rate is safe: at none that was tried do 95 % of them reach "
-            f"{_target(answer)}."
-        )
+        return _none_safe(answer)
     uses = "; ".join(f"{number(one.recommended)} at {one.line}" for one in good)
     safe = [one for one in good if math.isfinite(one.safe.rate)]
     ends = ", ".join(f"{_rate(one)} at {one.line}" for one in safe)
@@ -43,10 +40,21 @@ def _none_learns(answer: Answer) -> str:
     where = f"learning rates {number(tried.rate.min())} … {number(tried.rate.max())}"
     if not math.isfinite(tried.target):
         return (
-            f"Nothing learns: at no learning rate tried ({where}) does the median {tried.metric} end below "
-            f"{number(0.95 * tried.initial)}, 5 % less than its {number(tried.initial)} at the start. Give more --steps."
+            f"Nothing learns: at no learning rate tried ({where}) does the median {_metric(answer)} get 5 % of the way "
+            f"from its {number(tried.initial)} at the start. Give more --steps."
         )
     return f"Nothing learns: none of {len(tried.rate)} networks reaches {_target(answer)} ({where})."
+
+
+def _none_safe(answer: Answer) -> str:
+    tried = answer.tried
+    good = [rate for rate in tried.rates() if tried.learned[tried.rate == rate].all()]
+    if not good:
+        return f"Some networks learn, but no learning rate is safe: at each that was tried some miss {_target(answer)}."
+    return (
+        f"All networks reach {_target(answer)} at learning rates {number(min(good))} … {number(max(good))}, but they "
+        f"are too few to call any of these safe, which is that {SAFE:.0%} learn: give a larger --budget."
+    )
 
 
 def table(answer: Answer) -> Table:
@@ -86,14 +94,14 @@ def definitions(answer: Answer) -> str:
     tried, settings = answer.tried, answer.settings
     optimizer = settings.optimizer or "plain gradient descent"
     target = (
-        f"A network learns when its {tried.metric.replace('_', ' ')} ends at {number(tried.target)} or "
+        f"A network learns when its {_metric(answer)} ends at {number(tried.target)} or "
         f"{'above' if answer.larger_is_better else 'below'}"
     )
     way = (
         ""
         if settings.target is not None
-        else f" ({settings.share:.0%} of the way from {number(tried.initial)} at the start to {number(tried.best)}, the "
-        "best median of the first round)"
+        else f" ({settings.share:.0%} of the way from {number(tried.initial)} at the start to {number(tried.best)}, "
+        "the best median of the first round)"
     )
     return (
         f"{target}{way}; optimiser: {optimizer}. Safe: at least {SAFE:.0%} of networks learn by a fit over learning "
@@ -164,8 +172,8 @@ def left_open(answer: Answer) -> str:
     for one, times in undecided(answer):
         factor = one.safe.high / one.safe.low
         parts.append(
-            f"At {one.line} the safe rate is known within a factor {factor:.2g}; {settings.precision:g} would take about "
-            f"{max(times, 1.1):.2g} times as many networks there."
+            f"At {one.line} the safe rate is known within a factor {factor:.2g}; {settings.precision:g} would take "
+            f"about {max(times, 1.1):.2g} times as many networks there."
         )
     for one in answer.lines:
         if math.isinf(one.safe.high) and one.recommended is not None:
@@ -182,8 +190,12 @@ def number(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
 
 
+def _metric(answer: Answer) -> str:
+    return answer.tried.metric.replace("_", " ")
+
+
 def _target(answer: Answer) -> str:
-    return f"{answer.tried.metric.replace('_', ' ')} {number(answer.tried.target)}"
+    return f"{_metric(answer)} {number(answer.tried.target)}"
 
 
 def _rate(one: OfLine) -> str:

@@ -240,7 +240,8 @@ def _late_gain(steps: NDArray, values: NDArray) -> tuple[NDArray, NDArray, NDArr
         return nothing, nothing, nothing
     x, y = np.log(steps[-count:]), values[:, -count:]
     x = x - x.mean()
-    slope = (y * x).sum(axis=1) / (x**2).sum()
-    noise = np.sqrt(((y - y.mean(axis=1, keepdims=True) - slope[:, None] * x) ** 2).sum(axis=1) / (count - 2))
+    with np.errstate(invalid="ignore", over="ignore"):  # of networks that diverged
+        slope = (y * x).sum(axis=1) / (x**2).sum()
+        noise = np.sqrt(((y - y.mean(axis=1, keepdims=True) - slope[:, None] * x) ** 2).sum(axis=1) / (count - 2))
     span = x[-1] - x[0]
     return -slope * span, noise * span / np.sqrt((x**2).sum()), noise
