@@ -33,8 +33,8 @@ class Experiment(Protocol):
     def options(cls) -> "Callable[..., Experiment] | Mapping[str, type[Experiment]]":
         """What makes one of a command's options, which tyro reads from its signature: by default the class itself.
 
-        Where an experiment has several classes of settings: these by the word that follows the command; or by an option,
-        `--model`, that chooses one, and "" for the class where none of them is given.
+        Where an experiment has several classes of settings: these by the word that follows the command; or by an
+        option, such as `--model`, that chooses one, with "" for the class where none of them is given.
         """
         return cls
 

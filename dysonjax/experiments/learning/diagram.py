@@ -1,7 +1,7 @@
 """The phase diagram of a user's own network: which learning rates, batch sizes and initial widths learn.
 
-`NetworkDiagram` are its settings, read without JAX; `phases` defines what learns, `measures` is what is recorded besides
-losses and levels, `diagram_summary`, `diagram_tables` and `diagram_figures` show it.
+`NetworkDiagram` are its settings, read without JAX; `phases` defines what learns, `measures` is what is recorded
+besides losses and levels, `diagram_summary`, `diagram_tables` and `diagram_figures` show it.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ class Summary:
     - `ds`: the run's dataset [axes, seed, snapshot, …];
     - `replicas`: see `phases.outcomes`;
     - `points` [axes]: `share` of each phase [phase], `learns` with `low` and `high`, the ends of Wilson's interval at
-      95 %, `common`, an index into `PHASES`, the most frequent one (of equally many, the first in `PHASES`), `end` [quantile], the metric of the
-      replicas that stayed finite, `growth` and `memory_…`, medians at the end, `criterion_…`, the share of replicas
-      that the Langevin criterion calls learnable.
+      95 %, `common`, an index into `PHASES`, the most frequent one (of equally many, the first), `end` [quantile], the
+      metric of the replicas that stayed finite, `growth` and `memory_…`, medians at the end, `criterion_…`, the share
+      of replicas that the Langevin criterion calls learnable.
     """
 
     ds: xr.Dataset
@@ -105,7 +105,7 @@ def criterion(ds: xr.Dataset) -> dict[str, xr.DataArray]:
         tail = levels.removeprefix("levels")
         if f"drift{tail}" not in ds:
             continue
-        (along,) = {*ds[levels].dims} - {*ds.diverged_step.dims, "snapshot"}
+        (along,) = {*map(str, ds[levels].dims)} - {*map(str, ds.diverged_step.dims), "snapshot"}
         first, last = ds[levels].isel(snapshot=0), ds.isel(snapshot=-1)
         gap = (first.max(along) - first.min(along)) / (ds.sizes[along] - 1)
         for form, term in (("published", "repulsion_published"), ("exact", "repulsion")):

@@ -11,6 +11,8 @@ from dysonjax.experiments.learning.diagram_summary import Summary, told
 from dysonjax.experiments.learning.phases import DIVERGED, LEARNS, PHASES, level_variables
 
 SAFE = 0.95
+FORMS = {"published": "published", "exact": "in the eigenbasis"}
+"""The two readings of the Langevin criterion, and how they are called."""
 MOST_ROWS = 60
 """Rows of a table; the other points are in the dataset."""
 NO_CRITERION = (
@@ -31,34 +33,52 @@ def sentence(found: Summary) -> str:
     ds, points = found.ds, found.points
     run, metric = told(ds), found.metric.replace("_", " ")
     what = f"{run.get('model', 'The network')}, {run['optimizer'] or 'SGD'}, {run['steps']} updates"
-    total = int(points.replicas.sum())
     initial, best = float(found.replicas.initial), float(found.replicas.best)
     if not np.isfinite(found.target):
         return (
-            f"{what}: nothing learns. The {metric} starts at {initial:.3g}, and its best median at the end is {best:.3g}; "
-            f"{_counts(found)} of {total} networks."
+            f"{what}: nothing learns. The {metric} starts at {initial:.3g}, and its best median at the end is "
+            f"{best:.3g}; of {int(points.replicas.sum())} networks {_counts(found)}."
         )
     at = found.best()
     column = points.isel({name: place for name, place in at.items() if name != "learning_rate"})
-    rates, probability = column.learning_rate.values, column.learns.values
-    order = np.argsort(rates)
-    good = rates[order][probability[order] >= 0.5]
-    rest = _named(points.isel(at), [name for name in found.varied if name != "learning_rate"])
-    where = f"At {rest}, " if rest else ""
-    if not len(good):
-        text = f"{where}no learning rate lets half of the networks learn"
-    else:
-        ranged = f"{good[0]:g}" if len(good) == 1 else f"{good[0]:g} to {good[-1]:g}"
-        text = f"{where}learning rates {ranged} learn (in at least half of the networks)"
-        sure = rates[order][probability[order] >= SAFE]
-        text += f", {sure[-1]:g} is the largest at which {100 * SAFE:g} % of them do" if len(sure) else ""
-        text += "".join(_beyond(column, rates[order], order, good))
-    middle = float(points.end.isel(at).sel(quantile=0.5))
+    middle, rate = float(points.end.isel(at).sel(quantile=0.5)), float(points.learning_rate[at["learning_rate"]])
     return (
-        f"{what}: {text}. Lowest median {metric}: {middle:.3g}, at learning rate "
-        f"{float(points.learning_rate[at['learning_rate']]):g}; it starts at {initial:.3g}, and to learn is to reach "
+        f"{what}: {_of_rates(found, column.sortby('learning_rate'))}. {'Highest' if found.larger else 'Lowest'} median "
+        f"{metric}: {middle:.3g}, at learning rate {rate:g}; it starts at {initial:.3g}, and to learn is to reach "
         f"{found.target:.3g}."
-    ).replace("Lowest", "Highest" if found.larger else "Lowest")
+    )
+
+
+def _of_rates(found: Summary, column: xr.Dataset) -> str:
+    """Which rates of a column learn, the largest safe one, and what happens beyond."""
+    rates, probability = column.learning_rate.values, column.learns.values
+    rest = _named(column, [name for name in found.varied if name != "learning_rate"])
+    where = f"at {rest}, " if rest else ""
+    good = probability >= 0.5
+    if not good.any():
+        return f"{where}no learning rate lets half of the networks learn"
+    few, verb = ("", "learns") if good.sum() == 1 else ("s", "learn")
+    text = f"{where}learning rate{few} {_runs(rates, good)} {verb} in at least half of the networks"
+    if (safe := np.flatnonzero(probability >= SAFE)).size:
+        top = column.isel(learning_rate=int(safe[-1]))
+        interval = f"{float(top.low):.2f} – {float(top.high):.2f}"
+        text += (
+            f"; {rates[safe[-1]]:g} is the largest at which {_all(top)} learn (95 % interval of P(learns): {interval})"
+        )
+    return text + "".join(_beyond(column, rates, rates[good]))
+
+
+def _all(point: xr.Dataset) -> str:
+    total = int(point.replicas)
+    count = round(float(point.learns) * total)
+    return f"all {total}" if count == total else f"{count} of {total}"
+
+
+def _runs(rates: np.ndarray, good: np.ndarray) -> str:
+    """The good rates in words: neighbours as ranges."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], good.astype(int), [0]])))
+    pairs = zip(rates[edges[::2]], rates[edges[1::2] - 1], strict=True)
+    return " and ".join(f"{first:g}" if first == last else f"{first:g} to {last:g}" for first, last in pairs)
 
 
 def matrices(found: Summary) -> list[str]:
@@ -107,18 +127,17 @@ def batch_table(found: Summary, index: int) -> Table:
         row += ["/".join(f"{_lowest(at, [c for c in criteria if f in c]):.2f}" for f in FORMS)] if criteria else []
         table.add_row(*row)
     notes = ["memory: overlap with the initial weights, of the matrix that moved most"] if memories else []
-    notes += ["Langevin: share of networks learnable by the criterion, published/eigenbasis, worst matrix"] * bool(criteria)
+    notes += ["Langevin: share of networks learnable by the criterion, published/eigenbasis, worst matrix"] * bool(
+        criteria
+    )
     notes += [f"the first {MOST_ROWS} of {len(places)} points"] * (len(places) > MOST_ROWS)
     table.caption = "; ".join(notes) or None
     return table
 
 
-FORMS = ("published", "exact")
-
-
-def _beyond(column: xr.Dataset, rates: np.ndarray, order: np.ndarray, good: np.ndarray) -> list[str]:
+def _beyond(column: xr.Dataset, rates: np.ndarray, good: np.ndarray) -> list[str]:
     """What the networks are below and above the rates that learn."""
-    common, found = column.common.values[order], []
+    common, found = column.common.values, []
     for word, outside in (("below", rates < good[0]), ("above", rates > good[-1])):
         phases = {int(phase): None for phase in common[outside] if phase != LEARNS}
         if phases:

@@ -132,7 +132,8 @@ def outcomes(
         scatter = thresholds.sigmas * np.maximum(noise, begun)
         if not len(levels):
             scatter = np.where(scatter < (1 - thresholds.share) * way, scatter, 0)
-        near = np.abs(end - start) <= np.maximum(thresholds.still * way, scatter)
+        away = np.minimum(np.abs(end - start), np.abs(end - values[:, 0]))  # its own start is noisy, if of one batch
+        near = away <= np.maximum(thresholds.still * way, scatter)
         improves = (gain > thresholds.sigmas * error) & (gain > thresholds.improving * way)
         blown = growth > thresholds.blown_up
     frozen = near & (moved <= thresholds.still)
