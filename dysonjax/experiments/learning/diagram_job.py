@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dysonjax.core.errors import require
 from dysonjax.core.model import Network
 from dysonjax.core.snapshots import log_steps
 from dysonjax.dynamics.training import train
@@ -68,6 +69,9 @@ def scan_of(settings: "NetworkDiagram", model: Network, optimizer: Callable[...,
     if settings.fingerprint:
         dynamics = replace(dynamics, config={**dynamics.config, "network": settings.fingerprint})
     plain = optimizer is None and settings.criterion > 0
+    names = [name for one in dynamics.observables for name in one.variables]
+    known = settings.metric is None or settings.metric in names
+    require(known, "metric", settings.metric, f"one of {', '.join(names)}")
     measured = (memory(model), langevin_terms(model, settings.criterion) if plain else None)
     return ScanJob(
         dynamics, settings.grid, settings.steps, settings.key,

@@ -14,8 +14,8 @@ from dysonjax.core.observables import Observable, Variable, snapshots
 from dysonjax.experiments.phase_diagram.order_parameters import edge_repulsion
 from dysonjax.models.own_network import OwnNetwork
 
-CHUNK = 8
-"""Examples whose gradients are held at once, of every replica of a tile."""
+FIRST = 8
+"""Examples around whose mean squares are summed."""
 LEAST_LEVELS, MOST_LEVELS = 3, 128
 """Matrices with fewer levels have no terms of the criterion; those with more would be most of a run's time."""
 TERMS = {
@@ -67,22 +67,19 @@ def langevin_terms(model: Network, examples: int) -> Observable | None:
         return None
     names = {term: recorded(term, watched(model)) for term in TERMS}
     count = examples if model.examples is None else min(examples, model.examples)
-    size = min(CHUNK, count)
-    count -= count % size
     with jax.ensure_compile_time_eval():
         drawn = model.sample(jax.random.key(0), count, None)
-    parts = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), drawn)
     slope = jax.grad(model.loss)
 
     def measure(spectra: Spectra, now: Any, hyper: Hyper) -> dict[str, Array]:
         w = {name: _wide(x) for name, x in model.matrices(now.params).items() if name in shapes}
 
-        def pulls(part: PyTree) -> dict[str, Float[Array, "c K K"]]:
-            gradients = jax.vmap(lambda one: model.matrices(slope(now.params, one, now.state)))(part)
-            products = {name: _times(w[name], _wide(gradients[name]).mT) for name in shapes}
+        def pulls(example: PyTree) -> dict[str, Float[Array, "K K"]]:
+            gradient = model.matrices(slope(now.params, example, now.state))
+            products = {name: _times(w[name], _wide(gradient[name]).mT) for name in shapes}
             return {name: product + product.mT for name, product in products.items()}
 
-        found = _criterion(w, pulls, parts, count)
+        found = _criterion(w, pulls, drawn, count)
         return {names[term][matrix]: value for matrix, own in found.items() for term, value in own.items()}
 
     labels = {
@@ -103,27 +100,31 @@ def recorded(what: str, matrices: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _criterion(
-    w: dict[str, Array], pulls: Callable[[PyTree], dict[str, Array]], parts: PyTree, count: int
+    w: dict[str, Array], pulls: Callable[[PyTree], dict[str, Array]], examples: PyTree, count: int
 ) -> dict[str, dict[str, Array]]:
-    """The terms for each matrix of one replica, from sums over chunks of examples."""
+    """The terms for each matrix of one replica, from sums over examples, one after the other.
+
+    One by one, because JAX has no rule for convolutions whose gradients are mapped over examples and replicas at once.
+    """
     bases = {name: spectra.levels_and_vectors(x)[1] for name, x in w.items()}
-    centre = {name: jnp.mean(d, axis=0) for name, d in pulls(jax.tree.map(lambda x: x[0], parts)).items()}
+    first = jax.tree.map(lambda x: x[: min(count, FIRST)], examples)
+    centre = {name: jnp.mean(d, axis=0) for name, d in jax.lax.map(pulls, first).items()}
 
     def edges(name: str, d: Array) -> Array:
-        """First and last row of D in the eigenbasis [..., 2, K]."""
+        """First and last row of D in the eigenbasis [2, K]."""
         basis = bases[name]
         return _times(_times(basis[:, jnp.array([0, -1])].T, d), basis)
 
-    def add(sums: PyTree, part: PyTree) -> tuple[PyTree, None]:
+    def add(sums: PyTree, example: PyTree) -> tuple[PyTree, None]:
         new = {}
-        for name, d in pulls(part).items():
+        for name, d in pulls(example).items():
             away = d - centre[name]  # squares are taken around a mean, so that nothing cancels
             turned = edges(name, away)
-            new[name] = [jnp.sum(x, axis=0) for x in (away, away**2, turned, turned**2)]
+            new[name] = [away, away**2, turned, turned**2]
         return jax.tree.map(jnp.add, sums, new), None
 
     zeros = jax.tree.map(jnp.zeros_like, {n: [d, d, edges(n, d), edges(n, d)] for n, d in centre.items()})
-    sums, _ = jax.lax.scan(add, zeros, parts)
+    sums, _ = jax.lax.scan(add, zeros, examples)
     found = {}
     for name, own in sums.items():
         mean, square, turned, turned_square = (x / count for x in own)

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dysonjax.core.errors import InputError, require, shown, whole
+from dysonjax.core.errors import require, shown, whole
 from dysonjax.core.model import Network
 from dysonjax.core.tables import Table
 from dysonjax.experiments import running
@@ -14,7 +14,6 @@ from dysonjax.experiments.base import Report
 from dysonjax.experiments.learning.diagram import NetworkDiagram
 from dysonjax.experiments.learning.networks import optimizer_of
 from dysonjax.runtime.progress import Bar
-from dysonjax.runtime.team import WHOLE, Share
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,7 +69,6 @@ def phase_diagram(
     extend: bool = False,
     progress: "bool | Bar | None" = None,
     block_size: int | None = None,
-    share_of_blocks: Share = WHOLE,
     **more: Any,
 ) -> Diagram:
     """Which learning rates, batch sizes and initial widths of a network learn, freeze or blow up.
@@ -95,7 +93,6 @@ def phase_diagram(
         extend: let `out` hold the same run with fewer points or seeds.
         progress: a bar on the terminal, or an object whose `advance` receives completed replica-updates.
         block_size: replicas that are stored and resumed together.
-        share_of_blocks: compute only these of the blocks; with `out`.
         more: settings of `experiments.NetworkDiagram` (steps, snapshots, tests, criterion, paired, metric, target,
             share, blown_up, key), and further numbers of the optimiser, one or several: weight_decay=[0, 1e-4].
 
@@ -120,13 +117,7 @@ def phase_diagram(
     else:
         require(isinstance(model, Network), "model", model, "a model; models.FlaxModel makes one of a flax module")
         experiment = _InHand.of_objects(model, optimizer, given)
-    results = running.run(
-        experiment, out, share=share_of_blocks, progress=progress, block_size=block_size, extend=extend
-    )
-    if not results:
-        raise InputError(
-            f"share_of_blocks = {share_of_blocks}: expected other shares to be finished; load the run then"
-        )
+    results = running.run(experiment, out, progress=progress, block_size=block_size, extend=extend)
     return Diagram(experiment, experiment.analyse(results))
 
 
