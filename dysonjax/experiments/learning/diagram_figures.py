@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator
 
 from dysonjax.experiments import plotting as plots
 from dysonjax.experiments.learning.diagram_summary import SEED, Summary, told
@@ -125,6 +125,9 @@ def final_metric(found: Summary) -> Figure:
     values = points.end.values[np.isfinite(points.end.values)]
     wide = values.size > 0 and values.min() > 0 and values.max() > 5 * values.min() and not found.larger
     ax.set_yscale("log" if wide else "linear")
+    if wide:
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
     lost = False
     for look, at, x in _lines(points, second):
         low, middle, high = (at.end.sel(quantile=q).values for q in (0.16, 0.5, 0.84))

@@ -11,7 +11,7 @@ from dysonjax import spectra
 from dysonjax.core.dynamics import Hyper, Spectra
 from dysonjax.core.model import Network
 from dysonjax.core.observables import Observable, Variable, snapshots
-from dysonjax.experiments.phase_diagram.order_parameters import edge_repulsion
+from dysonjax.experiments.repulsion import edge_repulsion
 from dysonjax.models.own_network import OwnNetwork
 
 FIRST = 8

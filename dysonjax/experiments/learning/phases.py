@@ -13,15 +13,20 @@ The definitions, in the order in which they are asked. "The way" leads from the 
 - stuck: the others. They have moved, improve no longer and are short of the target: a plateau, or noise.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from dysonjax.core.errors import require
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 PHASES = ("learns", "slow", "frozen", "blown up", "diverged", "stuck")
 """Names of the phases; an index into them is a replica's phase, −1 of one that was not computed."""
@@ -104,6 +109,8 @@ def outcomes(
     Raises:
         InputError: there is no such metric.
     """
+    import xarray as xr  # help of a command needs the thresholds alone
+
     name = default_metric(ds) if metric is None else metric
     dims = [str(d) for d in ds.diverged_step.dims]
     right = name in ds and {*ds[name].dims} == {*dims, "snapshot"}

@@ -14,6 +14,7 @@ from dysonjax.core.dynamics import Hyper, Spectra, lift
 from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable, Variable
 from dysonjax.dynamics.stochastic_gradient import SGDState
+from dysonjax.experiments.repulsion import edge_repulsion
 from dysonjax.kernels.products import (
     chunks,
     dot,
@@ -148,10 +149,3 @@ def _squares(z: Array, p: Array, rows: Array, centre: Array) -> Float[Array, "r 
     """Σ (D − centre)² over samples, element by element, for some rows of D = z pᵀ + p zᵀ."""
     deviation = z[:, rows, None] * p[:, None] + p[:, rows, None] * z[:, None] - centre
     return dot(deviation, deviation)
-
-
-def edge_repulsion(v: Float[Array, "2 K R"]) -> Float[Array, " R"]:
-    """V_t from the first and the last row of Ṽ, of R networks."""
-    count = v.shape[1]
-    k = jnp.arange(1, count - 1)
-    return 2 * v[0, -1] / (count - 1) + jnp.sum((v[0, k] + v[1, count - 1 - k]) / k[:, None], axis=0)
