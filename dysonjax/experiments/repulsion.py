@@ -1,4 +1,4 @@
-"""The Coulomb repulsion of the outermost levels, which the Langevin criterion of arXiv:2509.01349 compares with drift."""
+"""The Coulomb repulsion of the outermost levels, which the criterion of arXiv:2509.01349 compares with their drift."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

@@ -16,10 +16,10 @@ from dysonjax.dynamics.training import TrainingState
 from dysonjax.experiments import running
 from dysonjax.experiments.learning import diagram_figures
 from dysonjax.experiments.learning.diagram import NetworkDiagram
-from dysonjax.experiments.learning.diagram_summary import wilson
+from dysonjax.experiments.learning.diagram_summary import summary, wilson
 from dysonjax.experiments.learning.diagram_tables import NO_CRITERION, said, sentence
 from dysonjax.experiments.learning.measures import langevin_terms, memory, watched
-from dysonjax.experiments.learning.phases import PHASES
+from dysonjax.experiments.learning.phases import PHASES, Thresholds
 from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
 from dysonjax.experiments.phase_diagram.order_parameters import order_parameters
 
@@ -243,18 +243,23 @@ def test_bad_arguments_in_python(model):
         dj.phase_diagram(3)  # type: ignore[arg-type]
 
 
-def test_other_optimisers_and_axes(model):
+@pytest.mark.parametrize("optimizer", ["adamw", optax.adamw])
+def test_other_optimisers_and_axes(model, optimizer):
     axes = {"learning_rate": [0.01, 0.1], "batch_size": 4, "weight_decay": [0, 0.1]}
-    found = dj.phase_diagram(model, optimizer=optax.adamw, seed=2, steps=30, snapshots=6, **axes)
+    found = dj.phase_diagram(model, optimizer=optimizer, seed=2, steps=30, snapshots=6, **axes)
     assert found.points.learns.sizes["weight_decay"] == 2
     assert "drift" not in found.results
     assert NO_CRITERION in found.report.said
-    by_name = dj.phase_diagram(model, optimizer="adamw", seed=2, steps=30, snapshots=6, **axes)
-    np.testing.assert_array_equal(by_name.results.levels, found.results.levels)
+    assert json.loads(found.results.attrs["experiment"])["optimizer"] == "adamw"
 
 
-def test_a_network_that_never_learns_and_one_that_always_does(folder, tmp_path, monkeypatch):
+@pytest.fixture
+def unsaved(monkeypatch):
+    """Figures are laid out, and not written."""
     monkeypatch.setattr(diagram_figures.plots, "save", lambda figure, path: figure.canvas.draw() or path)
+
+
+def test_a_network_that_never_learns(folder, tmp_path, unsaved):
     never = NetworkDiagram(
         model=f"{folder}/mynet.py:never", learning_rate=(1e-4, 1e-3), batch_size=(4,), seeds=2, steps=20, snapshots=5
     )
@@ -262,12 +267,26 @@ def test_a_network_that_never_learns_and_one_that_always_does(folder, tmp_path, 
     assert np.isnan(seen.target)
     assert "nothing learns" in sentence(seen)
     assert len(diagram_figures.draw(seen, tmp_path)) == 5
+
+
+def test_a_network_that_always_learns(folder, tmp_path, unsaved):
     always = NetworkDiagram(model=f"{folder}/mynet.py:make", learning_rate=(0.1,), batch_size=(4,), seeds=1, steps=40)
     seen = always.analyse(running.run(always))
     assert "learning rate 0.1 learns" in sentence(seen)
     assert "none below was tried; none above was tried" in sentence(seen)
     assert len(said(seen)) == 3
     assert len(diagram_figures.draw(seen, tmp_path)) == 5
+
+
+def test_the_commonest_phase_is_learning_from_a_half_on(found):
+    ds = found.results.isel(learning_rate=[0, 1], batch_size=[0])
+    one_of_three = ds.copy(deep=True)
+    one_of_three.test_loss[1, ..., 1:, -1] = 4.0
+    one_of_three.levels[1, ..., 1, -1, :] = 1e3
+    points = summary(one_of_three, None, Thresholds()).points
+    assert float(points.learns[1]) == pytest.approx(1 / 3)
+    assert PHASES[int(points.common[1].squeeze())] != "learns"
+    assert PHASES[int(summary(ds, None, Thresholds()).points.common[1].squeeze())] == "learns"
 
 
 def test_figures_mark_points_of_their_phases(found):

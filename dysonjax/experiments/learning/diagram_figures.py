@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from dysonjax.experiments import plotting as plots
 from dysonjax.experiments.learning.diagram_summary import SEED, Summary, told
@@ -60,7 +60,7 @@ def draw(found: Summary, directory: Path) -> list[Path]:
 
 @plots.style()
 def phase_map(found: Summary) -> Figure:
-    """The most frequent phase at every learning rate and value of the second axis, with its share where it is not 1."""
+    """The commonest phase at every learning rate and value of the second axis, with its share where it is not 1."""
     points, second = _plane(found)
     rows, columns = points.common.shape
     figure, panels = plots.new_figure(1, 1, (max(4.6, 1.6 + 0.52 * columns), 2.1 + 0.5 * rows))
@@ -93,7 +93,11 @@ def phase_map(found: Summary) -> Figure:
     ]  # fmt: skip
     plots.figure_legend(figure, handles)
     marks = " Bold a, b, c: the points of level_flow." if marked(found) and level_variables(found.ds) else ""
-    plots.caption(figure, f"{_run(found)} The most frequent phase; its share of the seeds where not all.{marks}")
+    plots.caption(
+        figure,
+        f"{_run(found)} Learns: at least half of the seeds; else the commonest other phase. Its share, if "
+        f"not all.{marks}",
+    )
     return figure
 
 
@@ -127,7 +131,9 @@ def final_metric(found: Summary) -> Figure:
     ax.set_yscale("log" if wide else "linear")
     if wide:
         ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
+        ax.yaxis.set_minor_formatter(
+            FuncFormatter(_two_and_five if values.max() < 300 * values.min() else lambda *_: "")
+        )
     lost = False
     for look, at, x in _lines(points, second):
         low, middle, high = (at.end.sel(quantile=q).values for q in (0.16, 0.5, 0.84))
@@ -283,6 +289,11 @@ def _rates(ax: Axes, points: xr.Dataset) -> None:
     ax.set(xscale="log", xlabel="learning rate")
     plots.log_ticks(ax, "x", points.learning_rate.values)
     ax.grid(alpha=0.25, linewidth=0.5)
+
+
+def _two_and_five(value: float, _: Any) -> str:
+    """Labels of 2 and 5 times a power of ten, where few powers are in sight."""
+    return f"{value:g}" if round(value / 10 ** np.floor(np.log10(value) + 1e-9)) in (2, 5) else ""
 
 
 def _category(ax: Axes, which: str, values: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from dysonjax.experiments.learning.phases import PHASES, Thresholds, larger_is_better, level_variables, outcomes
+from dysonjax.experiments.learning.phases import LEARNS, PHASES, Thresholds, larger_is_better, level_variables, outcomes
 
 SEED = "seed"
 QUANTILES = (0.16, 0.5, 0.84)
@@ -20,10 +20,10 @@ class Summary:
 
     - `ds`: the run's dataset [axes, seed, snapshot, …];
     - `replicas`: see `phases.outcomes`;
-    - `points` [axes]: `share` of each phase [phase], `learns` with `low` and `high`, the ends of Wilson's interval at
-      95 %, `common`, an index into `PHASES`, the most frequent one (of equally many, the first), `end` [quantile], the
-      metric of the replicas that stayed finite, `growth` and `memory_…`, medians at the end, `criterion_…`, the share
-      of replicas that the Langevin criterion calls learnable.
+    - `points` [axes]: `share` of each phase [phase]; `learns` with `low` and `high`, the ends of Wilson's interval at
+      95 %; `common`, an index into `PHASES`: learns where at least half of the replicas do, else the most frequent of
+      the others; `end` [quantile], the metric of the replicas that stayed finite; `growth` and `memory_…`, medians at
+      the end; `criterion_…`, the share of replicas that the Langevin criterion calls learnable.
     """
 
     ds: xr.Dataset
@@ -78,7 +78,7 @@ def summary(ds: xr.Dataset, metric: str | None, thresholds: Thresholds) -> Summa
     low, high = wilson(learned.values, there.values)
     points["learns"] = learned / np.maximum(there, 1)
     points["low"], points["high"] = learned.copy(data=low), learned.copy(data=high)
-    points["common"] = share.argmax("phase")
+    points["common"] = (share * (share.phase != LEARNS)).argmax("phase").where(points.learns < 0.5, LEARNS).astype(int)
     points["replicas"] = there
     alive = replicas.end
     points["end"] = xr.concat([_quantile(alive, q) for q in QUANTILES], "quantile").assign_coords(quantile=[*QUANTILES])
@@ -109,7 +109,8 @@ def criterion(ds: xr.Dataset) -> dict[str, xr.DataArray]:
         first, last = ds[levels].isel(snapshot=0), ds.isel(snapshot=-1)
         gap = (first.max(along) - first.min(along)) / (ds.sizes[along] - 1)
         for form, term in (("published", "repulsion_published"), ("exact", "repulsion")):
-            right = last[f"drift{tail}"] * gap >= temperature * last[f"{term}{tail}"]
+            repulsion = last[f"{term}{tail}"]
+            right = (last[f"drift{tail}"] * gap >= temperature * repulsion) & (repulsion != 0)  # a dead one has neither
             found[f"criterion_{form}{tail}"] = right.drop_vars("step", errors="ignore").astype(float)
     return found
 
