@@ -60,7 +60,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def found(model):
-    return dj.phase_diagram(model, learning_rate=RATES, batch_size=SIZES, seed=3, steps=60, snapshots=8)
+    return dj.phase_diagram(model, learning_rate=RATES, batch_size=SIZES, seed=3, steps=60, snapshots=8, block_size=12)
 
 
 def options(folder, name="make"):
@@ -73,7 +73,7 @@ def options(folder, name="make"):
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("runs") / "run"
-    assert main([*options(folder), "--out", str(place)]) == 0
+    assert main([*options(folder), "--out", str(place), "--block-size", "12"]) == 0
     return place
 
 
@@ -143,21 +143,32 @@ class Impatient:
             raise KeyboardInterrupt
 
 
-def test_a_run_is_resumed_extended_and_verified(run, tmp_path, capsys):
-    place, whole = tmp_path / "kept", tmp_path / "whole"
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No figures: what else a command does is looked at."""
+    monkeypatch.setattr(diagram_figures, "draw", lambda found, directory: [])
+
+
+def test_a_run_is_resumed(run, tmp_path, capsys, undrawn):
+    place = tmp_path / "kept"
     with pytest.raises(KeyboardInterrupt):
         running.run(running.experiment_of(run), place, progress=Impatient(12 * 60), block_size=12)
     assert main(["report", str(place)]) == 1
     assert f"continue with dysonjax phase-diagram --resume {place}" in capsys.readouterr().err
     assert main(["phase-diagram", "--resume", str(place)]) == 0
     np.testing.assert_array_equal(dj.open(place).levels, dj.open(run).levels)
+
+
+def test_a_run_is_extended(run, tmp_path, undrawn):
+    place, whole = tmp_path / "kept", tmp_path / "whole"
+    shutil.copytree(run, place)
     assert main(["phase-diagram", "--extend", str(place), "--seeds", "4"]) == 0
     experiment = NetworkDiagram.of({**running.settings(running.experiment_of(run)), "seeds": 4})
     np.testing.assert_array_equal(dj.open(place).levels, running.run(experiment, whole, progress=False).only.levels)
     assert main(["verify", str(place), "--recompute", "2"]) == 0
 
 
-def test_shares_are_merged(run, folder, tmp_path):
+def test_shares_are_merged(run, folder, tmp_path, undrawn):
     for i in range(2):
         out = ["--shard", f"{i}/2", "--block-size", "2", "--out", str(tmp_path / f"part{i}")]
         assert main([*options(folder), *out]) == 0
@@ -165,21 +176,20 @@ def test_shares_are_merged(run, folder, tmp_path):
     np.testing.assert_array_equal(dj.open(tmp_path / "whole").levels, dj.open(run).levels)
 
 
-def test_a_run_of_python_is_reported_and_continued_there(model, tmp_path, capsys):
+def test_a_run_of_python_is_reported_and_continued_there(model, found, tmp_path, capsys, undrawn):
     place = tmp_path / "run"
-    given = {"learning_rate": RATES, "batch_size": 4, "seed": range(2), "steps": 20, "snapshots": 5, "out": place}
+    given = {"learning_rate": RATES, "batch_size": SIZES, "seed": range(3), "steps": 60, "snapshots": 8, "out": place}
     with pytest.raises(KeyboardInterrupt):
-        dj.phase_diagram(model, block_size=2, progress=Impatient(2 * 20), **given)
+        dj.phase_diagram(model, block_size=12, progress=Impatient(12 * 60), **given)
     assert main(["report", str(place)]) == 1
     assert "continue with the same call of dysonjax.phase_diagram" in capsys.readouterr().err
     assert main(["phase-diagram", "--resume", str(place)]) == 1
     assert "the network is not stored" in capsys.readouterr().err
     again = dj.phase_diagram(model, **given)
-    without = {name: value for name, value in given.items() if name != "out"}
-    np.testing.assert_array_equal(again.results.levels, dj.phase_diagram(model, **without).results.levels)
+    np.testing.assert_array_equal(again.results.levels, found.results.levels)
     assert main(["report", str(place)]) == 0
     with pytest.raises(dj.StoreError, match="steps"):
-        dj.phase_diagram(model, **{**given, "steps": 21})
+        dj.phase_diagram(model, **{**given, "steps": 61})
 
 
 def test_the_papers_command_is_as_before():
@@ -283,10 +293,11 @@ def test_the_commonest_phase_is_learning_from_a_half_on(found):
     one_of_three = ds.copy(deep=True)
     one_of_three.test_loss[1, ..., 1:, -1] = 4.0
     one_of_three.levels[1, ..., 1, -1, :] = 1e3
-    points = summary(one_of_three, None, Thresholds()).points
-    assert float(points.learns[1]) == pytest.approx(1 / 3)
-    assert PHASES[int(points.common[1].squeeze())] != "learns"
-    assert PHASES[int(summary(ds, None, Thresholds()).points.common[1].squeeze())] == "learns"
+    given = Thresholds(target=1.0)
+    points = summary(one_of_three, None, given).points.isel(learning_rate=1).squeeze()
+    assert float(points.learns) == pytest.approx(1 / 3)
+    assert PHASES[int(points.common)] != "learns"
+    assert PHASES[int(summary(ds, None, given).points.common[1].squeeze())] == "learns"
 
 
 def test_figures_mark_points_of_their_phases(found):
@@ -330,12 +341,13 @@ def test_langevin_terms_are_those_of_the_tanh_network(tall):
     observable = langevin_terms(own, 40)
     assert observable is not None
     state = TrainingState({"w": turn(params["W"])}, {}, (), jnp.float32(0), {})
-    values = observable.result((), {}, state, {})[0]
+    values = jax.jit(lambda now: observable.result((), {}, now, {})[0])(state)
     block = jax.tree.map(lambda x: x[..., None], (task, params, examples))
     of_net = order_parameters(net)
     given = {"data": SGDData(block[0], None, block[2])}
     block_state = SGDState(block[1], (), jnp.zeros(1))
-    wanted = of_net.result(of_net.init({}, block_state, given), {}, block_state, given)[0]
+    measure = jax.jit(lambda now, given: of_net.result(of_net.init({}, now, given), {}, now, given)[0])
+    wanted = measure(block_state, given)
     for name in ("drift", "repulsion"):
         np.testing.assert_allclose(values[name], wanted[name][0], rtol=2e-4)
     # the sign of the published form follows the eigenvectors' signs, which nothing fixes
