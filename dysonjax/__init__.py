@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dysonjax.engine.scanning import scan
     from dysonjax.experiments.advice.own_advice import advise
     from dysonjax.experiments.langevin_validity.assessment import validity
+    from dysonjax.experiments.learning.own_diagram import phase_diagram
     from dysonjax.experiments.reading import open_run as open
     from dysonjax.experiments.reading import verify
     from dysonjax.runtime.compile_cache import use_compile_cache
@@ -58,6 +59,7 @@ __all__ = [
     "models",
     "observables",
     "open",
+    "phase_diagram",
     "scaling",
     "scan",
     "schemes",
@@ -98,6 +100,7 @@ _HOMES = {
     "models": "dysonjax.models",
     "observables": "dysonjax.core.observables",
     "open": "dysonjax.experiments.reading:open_run",
+    "phase_diagram": "dysonjax.experiments.learning.own_diagram:phase_diagram",
     "scaling": "dysonjax.spectra.multiplets",
     "scan": "dysonjax.engine.scanning:scan",
     "schemes": "dysonjax.dynamics.dyson_schemes",

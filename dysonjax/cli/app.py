@@ -97,17 +97,20 @@ def _chosen(words: Sequence[str]) -> Callable[[], Any]:
     if name in kinds():
         from dysonjax.cli.runs import command_of, extension_of, resumption_of
 
-        made, called = target.options(), name
+        made, called, family = target.options(), name, None
+        if isinstance(made, Mapping) and "" in made:  # chosen by an option; a run itself tells which it is of
+            made, family = _by_option(made, rest), object
         if isinstance(made, Mapping) and rest and rest[0] in made:
             called, made = f"{name} {rest[0]}", made[rest.pop(0)]
         if rest and target.first and not rest[0].startswith("-"):
             rest.insert(0, f"--{target.first}")
         several = isinstance(made, Mapping)
+        family = family or (target if several else made)
         asks = {"-h", "--help"} & {*rest}
         if _given("--resume", rest) is not None and not (several and asks):
-            command = resumption_of(name, target if several else made)
+            command = resumption_of(name, family)
         elif (extended := _given("--extend", rest)) and not asks:
-            command = extension_of(name, extended, target if several else made)
+            command = extension_of(name, extended, family)
         elif several:
             return _several(name, made, rest, target.__doc__ or "")
         else:
@@ -129,6 +132,11 @@ def _several(name: str, made: Mapping[str, Any], words: Sequence[str], text: str
     usage = f"usage: dysonjax {name} {{{','.join(made)}}} [OPTIONS]; dysonjax {name} {next(iter(made))} --help"
     said = "\n".join([usage, "", _first_part(text), "", *rows, ""])
     return lambda: sys.stdout.write(said)
+
+
+def _by_option(made: Mapping[str, Any], words: Sequence[str]) -> Any:
+    """The class of settings that an option chooses; the one under "" where none of them is given."""
+    return next((of for option, of in made.items() if option and _given(option, words) is not None), made[""])
 
 
 def _given(option: str, words: Sequence[str]) -> str | None:

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from dysonjax.experiments.gas.experiment import GasRun
     from dysonjax.experiments.gpt.experiment import GPTRun
     from dysonjax.experiments.gpt.grid import GPTScalingRun
+    from dysonjax.experiments.learning.diagram import NetworkDiagram
+    from dysonjax.experiments.learning.phases import PHASES, Thresholds, outcomes
     from dysonjax.experiments.linear_scaling.experiment import LinearScaling, RBMScaling, TeacherStudentScaling
     from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
     from dysonjax.experiments.running import load, report, run
 
 __all__ = [
     "ALL",
+    "PHASES",
     "BBPRun",
     "Experiment",
     "GPTRun",
@@ -26,13 +29,16 @@ __all__ = [
     "GasRun",
     "Job",
     "LinearScaling",
+    "NetworkDiagram",
     "PhaseDiagram",
     "RBMScaling",
     "Report",
     "Results",
     "ScanJob",
     "TeacherStudentScaling",
+    "Thresholds",
     "load",
+    "outcomes",
     "report",
     "run",
 ]
@@ -45,13 +51,17 @@ _HOMES = {
     "GasRun": "dysonjax.experiments.gas.experiment:GasRun",
     "Job": "dysonjax.engine.jobs:Job",
     "LinearScaling": "dysonjax.experiments.linear_scaling.experiment:LinearScaling",
+    "NetworkDiagram": "dysonjax.experiments.learning.diagram:NetworkDiagram",
+    "PHASES": "dysonjax.experiments.learning.phases:PHASES",
     "PhaseDiagram": "dysonjax.experiments.phase_diagram.experiment:PhaseDiagram",
     "RBMScaling": "dysonjax.experiments.linear_scaling.experiment:RBMScaling",
     "Report": "dysonjax.experiments.base:Report",
     "Results": "dysonjax.engine.jobs:Results",
     "ScanJob": "dysonjax.engine.scanning:ScanJob",
     "TeacherStudentScaling": "dysonjax.experiments.linear_scaling.experiment:TeacherStudentScaling",
+    "Thresholds": "dysonjax.experiments.learning.phases:Thresholds",
     "load": "dysonjax.experiments.running:load",
+    "outcomes": "dysonjax.experiments.learning.phases:outcomes",
     "report": "dysonjax.experiments.running:report",
     "run": "dysonjax.experiments.running:run",
 }

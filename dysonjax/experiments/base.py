@@ -1,5 +1,6 @@
 """The one shape of an experiment: settings that name jobs, analyse their results and report what was found."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -34,7 +35,8 @@ class Experiment(Protocol):
     def options(cls) -> "Callable[..., Experiment] | Mapping[str, type[Experiment]]":
         """What makes one of a command's options, which tyro reads from its signature: by default the class itself.
 
-        Where an experiment has several classes of settings: these by the word that follows the command.
+        Where an experiment has several classes of settings: these by the word that follows the command; or by an
+        option, such as `--model`, that chooses one, with "" for the class where none of them is given.
         """
         return cls
 
@@ -49,6 +51,10 @@ class Experiment(Protocol):
         By default nothing is.
         """
         return self
+
+    def again(self, place: str | os.PathLike[str]) -> str:
+        """How an unfinished run in `place` is continued, for a message."""
+        return f"dysonjax {self.kind} --resume {place}"
 
     def jobs(self, results: Results) -> Sequence[Job]:
         """All jobs known so far, given the results of those that are finished; a run is finished when all are.

@@ -16,7 +16,6 @@ from dysonjax.runtime.progress import Bar, progress_bar
 from dysonjax.runtime.team import WHOLE, Share, team
 from dysonjax.storage import locations, records
 from dysonjax.storage.merging import listed
-from dysonjax.storage.records import OWN
 
 Place = str | PathLike[str]
 
@@ -76,9 +75,9 @@ def load(out: Place) -> tuple[Experiment, Results]:
     while jobs := fresh(experiment.jobs(results), results):
         missing, total = results.missing(jobs)
         if missing:
-            again = "the same call of dysonjax.scan" if experiment.kind == OWN else _resume(experiment, place)
             raise StoreError(
-                f"{place}: {len(missing)} blocks are not finished of {total}: {listed(missing)}; continue with {again}"
+                f"{place}: {len(missing)} blocks are not finished of {total}: {listed(missing)}; "
+                f"continue with {experiment.again(place)}"
             )
         for job in jobs:
             results.add(job, job.open(results.where(job) or place))
@@ -179,7 +178,3 @@ def _as_today(record: records.Record | None) -> records.Record | None:
         return records.Record(record.kind, settings(kinds()[record.kind].load().of(record.settings)))
     except (KeyError, TypeError, InputError):
         return record
-
-
-def _resume(experiment: Experiment, place: Path) -> str:
-    return f"dysonjax {experiment.kind} --resume {place}"

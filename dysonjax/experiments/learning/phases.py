@@ -13,15 +13,20 @@ The definitions, in the order in which they are asked. "The way" leads from the 
 - stuck: the others. They have moved, improve no longer and are short of the target: a plateau, or noise.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from dysonjax.core.errors import require
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 PHASES = ("learns", "slow", "frozen", "blown up", "diverged", "stuck")
 """Names of the phases; an index into them is a replica's phase, −1 of one that was not computed."""
@@ -42,7 +47,8 @@ class Thresholds:
     share: float = 0.8
     """share of the way from the metric at the start to the best one, between 0 and 1"""
     least: float = 0.05
-    """the way must be at least this share of the metric at the start, else nothing is said to learn"""
+    """the way, and what the networks of the best point won in the median, must be at least this share of the metric at
+    the start, else nothing is said to learn"""
     blown_up: float = 10.0
     """factor of levels"""
     still: float = 0.05
@@ -103,6 +109,8 @@ def outcomes(
     Raises:
         InputError: there is no such metric.
     """
+    import xarray as xr  # help of a command needs the thresholds alone
+
     name = default_metric(ds) if metric is None else metric
     dims = [str(d) for d in ds.diverged_step.dims]
     right = name in ds and {*ds[name].dims} == {*dims, "snapshot"}
@@ -118,12 +126,16 @@ def outcomes(
         begun = 1.48 * _of_groups(widths, np.abs(values[:, 0] - start), stop != -2)
     end = np.where(alive, values[:, -1], np.nan)
     first = _least(start) if initial is None else sign * initial
-    reached = _least(_of_groups(_points(ds, dims), np.where(np.isnan(end), np.inf, end), stop != -2))
-    last = reached if best is None else sign * best
-    target = _target(thresholds, first, last, sign)
+    points = _points(ds, dims)
+    reached = _of_groups(points, np.where(np.isnan(end), np.inf, end), stop != -2)
+    last = _least(reached) if best is None else sign * best
+    won = first - last
+    if best is None and np.isfinite(last):  # what those of the best point won themselves, and not by a lucky start
+        won = _of_groups(points, values[:, 0] - end, alive)[np.nanargmin(reached)]
+    target = _target(thresholds, first, last, won, sign)
     with np.errstate(invalid="ignore"):
         learned = alive & (end <= target)
-    way = first - last if np.isfinite(last) and first > last else abs(first)
+    way = first - last if np.isfinite(target) and first > last else abs(first)
     levels = _largest_levels(ds, dims)
     growth, moved = _grown(levels, learned, stop)
     steps = np.asarray(ds.step.values, float)
@@ -132,7 +144,8 @@ def outcomes(
         scatter = thresholds.sigmas * np.maximum(noise, begun)
         if not len(levels):
             scatter = np.where(scatter < (1 - thresholds.share) * way, scatter, 0)
-        near = np.abs(end - start) <= np.maximum(thresholds.still * way, scatter)
+        away = np.minimum(np.abs(end - start), np.abs(end - values[:, 0]))  # its own start is noisy, if of one batch
+        near = away <= np.maximum(thresholds.still * way, scatter)
         improves = (gain > thresholds.sigmas * error) & (gain > thresholds.improving * way)
         blown = growth > thresholds.blown_up
     frozen = near & (moved <= thresholds.still)
@@ -166,11 +179,11 @@ def _metrics(ds: xr.Dataset, dims: list[str]) -> list[str]:
     return [str(name) for name, v in ds.data_vars.items() if {*v.dims} == {*dims, "snapshot"}]
 
 
-def _target(thresholds: Thresholds, first: float, last: float, sign: float) -> float:
+def _target(thresholds: Thresholds, first: float, last: float, won: float, sign: float) -> float:
     """In the orientation in which smaller is better; NaN where nothing learns."""
     if thresholds.target is not None:
         return sign * thresholds.target
-    if not np.isfinite(last) or first - last < thresholds.least * abs(first):
+    if not np.isfinite(last) or min(won, first - last) < thresholds.least * abs(first):
         return np.nan
     return first - thresholds.share * (first - last)
 
@@ -238,7 +251,7 @@ def _late_gain(steps: NDArray, values: NDArray) -> tuple[NDArray, NDArray, NDArr
     if count < 3:
         nothing = np.zeros(len(values))
         return nothing, nothing, nothing
-    x, y = np.log(steps[-count:]), values[:, -count:]
+    x, y = np.log(steps[-count:]), np.where(np.isfinite(values), values, np.nan)[:, -count:]
     x = x - x.mean()
     with np.errstate(invalid="ignore", over="ignore"):  # of networks that diverged
         slope = (y * x).sum(axis=1) / (x**2).sum()

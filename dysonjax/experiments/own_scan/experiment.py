@@ -1,5 +1,6 @@
 """A user's own `dysonjax.scan(..., out=RUN)`, read back from its directory: what was run, a table and figures."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ class OwnScan(Experiment):
     """A scan whose dynamics only its author's program has: it is read and reported, and continued by the same call."""
 
     kind = OWN
+
+    def again(self, place: str | os.PathLike[str]) -> str:
+        """By the call that began it."""
+        return "the same call of dysonjax.scan"
 
     def jobs(self, results: Results) -> "list[StoredScan]":
         """The one scan, as it is stored."""

@@ -6,6 +6,7 @@ The experiment: temperature T = α/|B| against disorder σ_W (`init_width`). `or
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhaseDiagram(Experiment):
-    """Scan SGD of the tanh network over learning rate and initial width: which pairs learn, freeze or blow up."""
+    """Scan SGD of the tanh network over learning rate and initial width: which pairs learn, freeze or blow up.
+
+    The same for your own network: dysonjax phase-diagram --model FILE.py:FUNCTION; the file is run. Its options:
+    dysonjax phase-diagram --model FILE.py:FUNCTION --help
+    """
 
     kind = "phase-diagram"
 
@@ -54,6 +59,20 @@ class PhaseDiagram(Experiment):
             whole(name, getattr(self, name))
         whole("snapshots", self.snapshots, 2)
         whole("key", self.key, 0, 2**32 - 1)
+
+    @classmethod
+    def options(cls) -> Mapping[str, type[Experiment]]:
+        """The paper's diagram, or with --model that of a user's network."""
+        from dysonjax.experiments.learning.diagram import NetworkDiagram
+
+        return {"": cls, "--model": NetworkDiagram}
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Experiment:
+        """The paper's diagram, or that of a user's network, whose settings have a model."""
+        from dysonjax.experiments.learning.diagram import NetworkDiagram
+
+        return NetworkDiagram.of(settings) if "model" in settings else cls(**settings)
 
     @property
     def network(self) -> TanhNetwork:

@@ -14,6 +14,7 @@ from dysonjax.core.dynamics import Hyper, Spectra, lift
 from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable, Variable
 from dysonjax.dynamics.stochastic_gradient import SGDState
+from dysonjax.experiments.repulsion import edge_repulsion
 from dysonjax.kernels.products import (
     chunks,
     dot,
@@ -134,7 +135,7 @@ class LangevinCriterion:
         edges = self._turn(mean)
         exact = of_edges / n - jnp.square(edges - self._turned_centre)
         published = self._turn(own / n - jnp.square(mean - self._centre))
-        return jnp.abs(edges[0, 0]) - jnp.abs(edges[1, -1]), _edge_repulsion(exact), _edge_repulsion(published)
+        return jnp.abs(edges[0, 0]) - jnp.abs(edges[1, -1]), edge_repulsion(exact), edge_repulsion(published)
 
     def _mean(self, outer: Float[Array, "K K R"], n: int) -> Float[Array, "K K R"]:
         return (outer + jnp.swapaxes(outer, 0, 1)) / n
@@ -148,10 +149,3 @@ def _squares(z: Array, p: Array, rows: Array, centre: Array) -> Float[Array, "r 
     """Σ (D − centre)² over samples, element by element, for some rows of D = z pᵀ + p zᵀ."""
     deviation = z[:, rows, None] * p[:, None] + p[:, rows, None] * z[:, None] - centre
     return dot(deviation, deviation)
-
-
-def _edge_repulsion(v: Float[Array, "2 K R"]) -> Float[Array, " R"]:
-    """V_t from the first and the last row of Ṽ."""
-    count = v.shape[1]
-    k = jnp.arange(1, count - 1)
-    return 2 * v[0, -1] / (count - 1) + jnp.sum((v[0, k] + v[1, count - 1 - k]) / k[:, None], axis=0)

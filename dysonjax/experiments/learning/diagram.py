@@ -1,0 +1,161 @@
+"""The phase diagram of a user's own network: which learning rates, batch sizes and initial widths learn.
+
+`NetworkDiagram` are its settings, read without JAX; `phases` defines what learns, `measures` is what is recorded
+besides losses and levels, `diagram_summary`, `diagram_tables` and `diagram_figures` show it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dysonjax.core.errors import StoreError, require, whole
+from dysonjax.engine.jobs import Results
+from dysonjax.experiments.base import Experiment, Report
+from dysonjax.experiments.learning.networks import axes_of, fingerprint, network_of, optimizer_of
+from dysonjax.experiments.learning.phases import Thresholds
+
+if TYPE_CHECKING:
+    from dysonjax.core.model import Network
+    from dysonjax.engine.grid import Grid
+    from dysonjax.engine.scanning import ScanJob
+    from dysonjax.experiments.learning.diagram_job import DiagramJob
+    from dysonjax.experiments.learning.diagram_summary import Summary
+
+CALL = "the same call of dysonjax.phase_diagram"
+RATES: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+@dataclass(frozen=True)
+class NetworkDiagram(Experiment):
+    """Scan your own network over learning rates: which of them learn, freeze or blow up.
+
+    FILE.py of --model is run, in its own folder: give it only a file that you trust. FUNCTION takes no arguments and
+    returns a model (dj.models.FlaxModel or FunctionModel) with its data. Without --model: the paper's diagram.
+    """
+
+    kind = "phase-diagram"
+
+    model: str = ""
+    """FILE.py:FUNCTION or package.module:FUNCTION, which returns a model; the file is run"""
+    learning_rate: tuple[float, ...] = RATES
+    """learning rates α"""
+    batch_size: tuple[int, ...] = (8, 32)
+    """batch sizes |B|"""
+    init_width: tuple[float, ...] = (1.0,)
+    """what multiplies the watched matrices at the start"""
+    axis: tuple[str, ...] = ()
+    """more numbers of the optimiser, NAME=VALUES: weight_decay=0,1e-4,b1=0.9,0.95"""
+    seeds: int = 8
+    """independent networks at every point of the grid"""
+    steps: int = 1000
+    """updates"""
+    optimizer: str | None = None
+    """a name in optax (adam, adamw, sgd, contrib.muon) or FILE.py:FUNCTION; None: plain gradient descent"""
+    snapshots: int = 21
+    """how often spectra and losses are recorded, log-spaced in time"""
+    tests: int = 512
+    """test examples used, at most"""
+    criterion: int = 64
+    """training examples behind the Langevin criterion, 0: leave it out"""
+    paired: bool = False
+    """equal seeds share initial weights and batches at all points"""
+    metric: str | None = None
+    """what must reach the target (default test_loss, else train_loss); larger is better of an accuracy"""
+    target: float | None = None
+    """value of the metric that counts as learnt (default: share of the way)"""
+    share: float = 0.8
+    """share of the way from the metric at the start to the best one"""
+    blown_up: float = 10.0
+    """factor by which levels of a blown-up network exceed those of networks that learn"""
+    key: int = 0
+    """base of all random numbers"""
+    fingerprint: str = field(init=False, default="")
+    """SHA-256 of the file of `model`, so that a run is not continued with another one"""
+
+    def __post_init__(self):
+        for name in ("seeds", "steps", "tests"):
+            whole(name, getattr(self, name))
+        whole("snapshots", self.snapshots, 2)
+        whole("criterion", self.criterion, 0)
+        whole("key", self.key, 0, 2**32 - 1)
+        for name in ("learning_rate", "batch_size", "init_width"):
+            require(len(getattr(self, name)) > 0, name, getattr(self, name), "at least one value")
+        taken = {"learning_rate", "batch_size", "init_width", "seed"} & {*self.axes}
+        require(not taken, "axis", self.axis, f"{', '.join(taken)} by an option or argument of its own")
+        Thresholds(self.target, self.share, blown_up=self.blown_up)  # refuses what is out of range
+        if self.model:
+            object.__setattr__(self, "fingerprint", fingerprint(self.model))
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> NetworkDiagram:
+        """With the fingerprint of the run, and without looking at the file, which may be elsewhere by now."""
+        given = {name: value for name, value in settings.items() if name not in ("model", "fingerprint")}
+        made = cls(**given)
+        for name in ("model", "fingerprint"):
+            object.__setattr__(made, name, settings[name])
+        return made
+
+    @property
+    def axes(self) -> dict[str, tuple[float, ...]]:
+        """The optimiser's numbers by name."""
+        return axes_of(self.axis)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What divides the phases."""
+        return Thresholds(target=self.target, share=self.share, blown_up=self.blown_up)
+
+    @property
+    def grid(self) -> Grid:
+        """Every learning rate with every batch size, width, further number and seed."""
+        from dysonjax.engine.grid import Grid
+
+        return Grid(
+            learning_rate=self.learning_rate, batch_size=self.batch_size, init_width=self.init_width, **self.axes,
+            seed=range(self.seeds),
+        )  # fmt: skip
+
+    def objects(self) -> tuple[Network, Callable[..., Any] | None]:
+        """Network and optimiser; the user's file is run.
+
+        Raises `InputError` for a bad file, and `StoreError` where it is not the one that the run was begun with, or
+        where only the program that began the run has the network.
+        """
+        if not self.model:
+            raise StoreError(f"the network is not stored; expected {CALL}, which has it")
+        if fingerprint(self.model) != self.fingerprint:
+            raise StoreError(f"{self.model}: the file is another one than when the run was begun; expected that one")
+        return network_of(self.model), optimizer_of(self.optimizer)
+
+    def jobs(self, results: Results) -> list[DiagramJob]:
+        """One scan, whose network is made when something is computed."""
+        from dysonjax.experiments.learning.diagram_job import DiagramJob
+
+        return [DiagramJob(self)]
+
+    def scan(self) -> ScanJob:
+        """The scan, with the network; raises as `objects` does."""
+        from dysonjax.experiments.learning.diagram_job import scan_of
+
+        return scan_of(self, *self.objects())
+
+    def again(self, place: str | os.PathLike[str]) -> str:
+        """How a run is continued: one from Python by the call that began it."""
+        return Experiment.again(self, place) if self.model else CALL
+
+    def analyse(self, results: Results) -> Summary:
+        """What became of each replica, and the shares of the phases at every point."""
+        from dysonjax.experiments.learning.diagram_summary import summary
+
+        return summary(results.only, self.metric, self.thresholds)
+
+    def report(self, analysis: Summary) -> Report:
+        """A sentence, tables by phase and by batch size, and figures."""
+        from dysonjax.experiments.learning import diagram_figures, diagram_tables
+
+        return Report(
+            diagram_tables.said(analysis), lambda directory: diagram_figures.draw(analysis, directory), width=130
+        )
