@@ -188,7 +188,7 @@ def fit_power(size: ArrayLike, value: ArrayLike, low: ArrayLike, high: ArrayLike
     Raises:
         InputError: arrays of different lengths, or a size that is not positive.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit
 
     sizes, values, lows, highs = (np.asarray(a, float).ravel() for a in (size, value, low, high))
     require(len({a.size for a in (sizes, values, lows, highs)}) == 1, "size", size, "as many sizes as values and ends")
@@ -196,7 +196,7 @@ def fit_power(size: ArrayLike, value: ArrayLike, low: ArrayLike, high: ArrayLike
     with np.errstate(divide="ignore", invalid="ignore"):
         x, y, spans = np.log(sizes), np.log(values), np.log(highs) - np.log(lows)
     used = np.isfinite(y)
-    x, y, errors = x[used], y[used], spans[used] / (2 * norm.ppf((1 + level) / 2))
+    x, y, errors = x[used], y[used], spans[used] / (2 * ndtri((1 + level) / 2))
     if len(np.unique(x)) < 2:
         return Power(np.nan, -np.inf, np.inf, np.nan)
     errors = _known(errors)
@@ -209,9 +209,9 @@ def fit_power(size: ArrayLike, value: ArrayLike, low: ArrayLike, high: ArrayLike
         scale = weight.sum() - np.trace(inverse @ (leverage * weight**2 @ leverage.T))
         beyond = max(0.0, (misfit - (count - 2)) / scale)
         slope, offset, spread, misfit = _line(x, y, 1 / (errors**2 + beyond))
-        half = t.ppf((1 + level) / 2, count - 2) * spread * np.sqrt(misfit / (count - 2))
+        half = stdtrit(count - 2, (1 + level) / 2) * spread * np.sqrt(misfit / (count - 2))
     else:
-        half = norm.ppf((1 + level) / 2) * spread
+        half = ndtri((1 + level) / 2) * spread
     return Power(float(slope), float(slope - half), float(slope + half), float(np.exp(offset)))
 
 
@@ -226,10 +226,9 @@ def _networks(rate: ArrayLike, seed: ArrayLike, learned: ArrayLike) -> tuple[Arr
 
 def _misfit(law: Thresholds, free: Steps) -> bool:
     """Whether the best falling curve is so much likelier than the law that the law's shape must be wrong."""
-    from scipy.stats import chi2
+    from scipy.special import chdtri
 
-    parameters = np.sum(-np.diff(np.r_[1, free.middle, 0]) > 1e-3) - 1
-    return bool(2 * (free.likelihood - law.likelihood) > chi2.ppf(1 - MISFIT, max(parameters - 2, 1)))
+    return bool(2 * (free.likelihood - law.likelihood) > chdtri(max(len(free.at) - 2, 1), MISFIT))
 
 
 def _of_law(law: Thresholds, data: Intervals, probability: float, level: float) -> Boundary:

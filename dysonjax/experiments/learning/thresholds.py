@@ -168,7 +168,7 @@ def surface(data: Intervals, probability: float, shape: int) -> tuple[Array, Arr
     """
     span = data.at[-1] - data.at[0]
     offset = SHAPES[shape][1](probability)
-    within = np.linspace(data.at[:-1], data.at[1:], 4, endpoint=False)[1:]  # a sharp transition is seen from there alone
+    within = np.linspace(data.at[:-1], data.at[1:], 4, endpoint=False)[1:]  # whence alone a sharp transition is seen
     q = np.union1d(np.linspace(data.at[0] - span, data.at[-1] + span, POSITIONS // 2), within)
     widest = max(span, np.log(10)) / 2
     t = np.linspace(np.log(NARROWEST * np.diff(data.at).min()), np.log(widest), SCALES // 2)
@@ -213,12 +213,12 @@ class Steps(NamedTuple):
 
     def band(self, rates: Array, level: float) -> tuple[Array, Array]:
         """Limits of P(learns): steps, because P falls. The lower one is the next rate's, the upper one that before."""
-        from scipy.stats import beta
+        from scipy.special import betaincinv
 
         yes, no = self.learned, self.trials - self.learned
         with np.errstate(invalid="ignore", divide="ignore"):  # 0 of n and n of n, whose limits stand in the next lines
             x = np.log(rates)
-            below, above = beta.ppf((1 - level) / 2, yes, no + 1), beta.ppf((1 + level) / 2, yes + 1, no)
+            below, above = betaincinv(yes, no + 1, (1 - level) / 2), betaincinv(yes + 1, no, (1 + level) / 2)
         below = np.maximum.accumulate(np.where(yes == 0, 0, below)[::-1])[::-1]
         above = np.minimum.accumulate(np.where(no == 0, 1, above))
         after, before = np.searchsorted(self.at, x - 1e-12), np.searchsorted(self.at, x + 1e-12)
