@@ -1,1 +1,1 @@
-"""Which settings learn: the phase diagram of anybody's network, boundaries with errors, and the advice."""
+"""Which learning rates of a network learn: its definitions, its phase diagram, the boundary with its errors."""

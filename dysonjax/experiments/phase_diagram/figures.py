@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from dysonjax.experiments import plotting as plots
+from dysonjax.experiments.phase_diagram.intervals import FEWEST_SEEDS
 from dysonjax.experiments.phase_diagram.summary import CONTOURS, JAMMING_WIDTH, PHASES, experiment, summary
 
 INVERSE_WIDTH = r"inverse initial width $1/\sigma_W$"
@@ -180,7 +181,8 @@ def boundary_maps(ds: xr.Dataset, points: xr.Dataset, batch_size: int) -> Figure
         *plots.hatching(meshes, DIVERGED),
     ]
     few = f" 95 and 99.7 % contours are drawn from {SEEDS_FOR_HIGH_CONTOURS} seeds on."
-    note = f"{MEDIANS} Langevin boundary: fraction of learnable networks. Bars: jackknife standard errors."
+    note = f"{MEDIANS} Langevin boundary: fraction of learnable networks."
+    note += " Bars: 95 % intervals over seeds." * (ds.sizes["seed"] >= FEWEST_SEEDS)
     note += few * (ds.sizes["seed"] < SEEDS_FOR_HIGH_CONTOURS)
     _finish(figure, ds, batch_size, handles, note)
     return figure
@@ -268,12 +270,17 @@ def _jamming_line(axes: Sequence[Axes]) -> list[Line2D]:
 
 
 def _level_temperature(axes: Sequence[Axes], at: xr.Dataset) -> list[Line2D]:
-    """Where the levels blow up, with standard errors; triangles at the border point to values beyond the grid."""
-    x, value, error = _plane(at)[0], at.level_temperature.values, at.level_temperature_error.values
+    """Where the levels blow up, with intervals; triangles at the border point to values beyond the grid.
+
+    A bar that has no end in the grid reaches to its border.
+    """
+    x, value = _plane(at)[0], at.level_temperature.values
     inside = np.isfinite(value)
-    bars = np.where(np.isfinite(error), error, 0.0)[inside]
+    ends = np.stack([at.level_temperature_low.values, at.level_temperature_high.values])[:, inside]
+    ends = np.where(np.isnan(ends), value[inside], ends)
     for ax in axes:
         limits, border = ax.get_ylim(), ax.get_xaxis_transform()
+        bars = np.abs(np.clip(ends, *limits) - value[inside])
         ax.errorbar(x[inside], value[inside], bars, elinewidth=1.0, capsize=2, zorder=5, **_POINTS)
         for where, look, height in ((value == np.inf, _ABOVE, 0.975), (np.isnan(value), _BELOW, 0.025)):
             ax.add_line(Line2D(x[where], np.full(where.sum(), height), transform=border, **look))

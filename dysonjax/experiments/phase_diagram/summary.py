@@ -7,13 +7,12 @@ left the scale of start and teacher, jammed where the soft spins remember their 
 import json
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from dysonjax.spectra.resampling import jackknife_error, left_out
+from dysonjax.experiments.phase_diagram.intervals import learning_temperature, with_interval
 
 PHASES = ("ordered", "jammed", "paramagnetic", "diverged")
 
@@ -25,6 +24,8 @@ BLOWN_UP = 10.0
 """Levels have blown up when their mean gap is this many times the larger of the initial and the teacher's."""
 CONTOURS = (0.68, 0.95, 0.997)
 """Fractions of learnable networks at which the Langevin boundary is drawn."""
+LEARNT = 0.01
+"""A network learns, and a point by its median, when the training loss ends below this fraction of its start."""
 
 VALUES = ("train_loss", "test_loss", "test_error", "gradient_norm", "memory", "alignment")
 
@@ -56,16 +57,13 @@ def summary(ds: xr.Dataset) -> xr.Dataset:
 
     `separation` Λ = (1/epochs) ⟨ln(mean gap(t_f)/mean gap(0))⟩; `blow_up`, the mean gap over the larger of the
     initial and the teacher's; `initial_loss` and `largest_level`, medians; `phase`, an index into `PHASES`;
-    `learnable`, the fraction of networks that the Langevin criterion calls so. For each initial width and batch size,
-    with jackknife standard errors over seeds: `critical_temperature`, where that fraction falls below 0.68, and
-    `level_temperature`, where the levels blow up. NaN below the grid, infinite above it. `_exact` marks the criterion
-    with the repulsion of Dyson's equation instead of the published one.
+    `learnable`, the fraction of networks that the Langevin criterion calls so, `learnable_exact` with the repulsion of
+    Dyson's equation instead of the published one. For each initial width and batch size, the `temperatures`.
     """
     ds = ds.drop_vars("step")
     lost = ds.diverged_step >= 0
     end = ds.isel(snapshot=-1)
     gap = mean_gap(ds)
-    grown = (gap.isel(snapshot=-1) / initial_gap(ds, np.maximum(ds.init_width, 1.0))).where(~lost, np.inf)
     epochs = experiment(ds)["steps"] / experiment(ds)["batches"]
 
     with warnings.catch_warnings():  # where no seed has a number, as the alignment of dead units, there is none
@@ -73,7 +71,7 @@ def summary(ds: xr.Dataset) -> xr.Dataset:
         out = end[list(VALUES)].where(~lost, np.inf).quantile([0.16, 0.5, 0.84], dim="seed", method="nearest")
     growth = xr.DataArray(np.log(gap.isel(snapshot=-1) / gap.isel(snapshot=0)))
     out["separation"] = growth.mean("seed") / epochs
-    out["blow_up"] = grown.median("seed")
+    out["blow_up"] = _grown(ds).median("seed")
     out["initial_loss"] = ds.train_loss.isel(snapshot=0).median("seed")
     out["largest_level"] = end.levels.isel(level=0).median("seed")
     out["diverged"] = lost.sum("seed")
@@ -82,17 +80,40 @@ def summary(ds: xr.Dataset) -> xr.Dataset:
         out.diverged * 2 > ds.sizes["seed"], 3, xr.where(out.blow_up > BLOWN_UP, 2, 1 * (memory > JAMMED_MEMORY))
     )
 
-    decades = np.log10(grown.clip(1e-30, 1e30))
-    out["level_temperature"], out["level_temperature_error"] = _with_jackknife(
-        decades, lambda d: _falls_below(-d.median("seed"), -math.log10(BLOWN_UP))
-    )
     for suffix in ("", "_exact"):
-        fraction = learnable(ds, "repulsion" if suffix else "repulsion_published").astype(float)
-        out[f"learnable{suffix}"] = fraction.mean("seed")
-        out[f"critical_temperature{suffix}"], out[f"critical_temperature{suffix}_error"] = _with_jackknife(
-            fraction, lambda f: _falls_below(f.mean("seed"), CONTOURS[0])
+        out[f"learnable{suffix}"] = _learnable(ds, suffix).mean("seed")
+    return out.assign(temperatures(ds))
+
+
+def temperatures(ds: xr.Dataset) -> xr.Dataset:
+    """Critical temperatures T = α/|B| over initial width and batch size, with 95 % intervals `_low` … `_high`.
+
+    `level_temperature`, where the levels blow up; `critical_temperature`, where the fraction of networks that the
+    Langevin criterion calls learnable falls below 0.68, and `critical_temperature_exact`, the same in the eigenbasis;
+    `learning_temperature`, where P(learns) falls through one half (NaN where it is below everywhere). The first three
+    are NaN below the grid and infinite above it.
+    """
+    ds = ds.drop_vars("step", errors="ignore")
+    decades = np.log10(_grown(ds).clip(1e-30, 1e30))
+    level = -math.log10(BLOWN_UP)
+    found = with_interval("level_temperature", decades, lambda d: _falls_below(-d.median("seed"), level))
+    for suffix in ("", "_exact"):
+        found |= with_interval(
+            f"critical_temperature{suffix}", _learnable(ds, suffix), lambda f: _falls_below(f.mean("seed"), CONTOURS[0])
         )
-    return out
+    loss = ds.train_loss
+    learned = (loss.isel(snapshot=-1) < LEARNT * loss.isel(snapshot=0)) & (ds.diverged_step < 0)
+    return xr.Dataset(found | learning_temperature(learned, bool(experiment(ds).get("paired", False))))
+
+
+def _grown(ds: xr.Dataset) -> xr.DataArray:
+    """The mean gap at the end over the larger of the initial and the teacher's; infinite where a network diverged."""
+    grown = mean_gap(ds).isel(snapshot=-1) / initial_gap(ds, np.maximum(ds.init_width, 1.0))
+    return grown.where(ds.diverged_step < 0, np.inf)
+
+
+def _learnable(ds: xr.Dataset, suffix: str) -> xr.DataArray:
+    return learnable(ds, "repulsion" if suffix else "repulsion_published").astype(float)
 
 
 def _falls_below(value: xr.DataArray, level: float) -> xr.DataArray:
@@ -112,15 +133,3 @@ def _falls_below(value: xr.DataArray, level: float) -> xr.DataArray:
         return float(rate[cut - 1] * (rate[cut] / rate[cut - 1]) ** share)
 
     return xr.apply_ufunc(one, ordered, input_core_dims=[["learning_rate"]], vectorize=True) / value.batch_size
-
-
-def _with_jackknife(
-    samples: xr.DataArray, estimate: Callable[[xr.DataArray], xr.DataArray]
-) -> tuple[xr.DataArray, xr.DataArray]:
-    """An estimate over seeds and its delete-one jackknife standard error (NaN for a single seed)."""
-    found = estimate(samples)
-    seeds = np.arange(samples.sizes["seed"])
-    if len(seeds) == 1:
-        return found, found * math.nan
-    without = left_out(lambda kept: estimate(samples.isel(seed=kept)).transpose(*found.dims), seeds)
-    return found, found.copy(data=jackknife_error(np.where(np.isfinite(without), without, math.nan)))

@@ -6,10 +6,16 @@ import numpy as np
 import xarray as xr
 
 from dysonjax.core.tables import Table
-from dysonjax.experiments.phase_diagram.summary import PHASES, experiment
+from dysonjax.experiments.phase_diagram.intervals import FEWEST_SEEDS
+from dysonjax.experiments.phase_diagram.summary import LEARNT, PHASES, experiment
 
-LEARNT = 0.01
-"""A point learns when its median loss ends below this fraction of its start."""
+TEMPERATURES = {
+    "levels": "level_temperature",
+    "published": "critical_temperature",
+    "eigenbasis": "critical_temperature_exact",
+    "learning": "learning_temperature",
+}
+"""Columns of critical temperatures, and what the summary calls them."""
 
 
 def phase_table(ds: xr.Dataset, points: xr.Dataset) -> Table:
@@ -49,21 +55,22 @@ def phase_table(ds: xr.Dataset, points: xr.Dataset) -> Table:
 
 
 def width_table(points: xr.Dataset, batch_size: int) -> Table:
-    """One row an initial width: learning rates that learn, the best one, critical temperatures ± jackknife errors."""
+    """One row an initial width: learning rates that learn, the best one, critical temperatures with 95 % intervals."""
     title = (
         f"Initial widths at batch size {batch_size}; critical temperatures T = learning rate / batch size where\n"
-        "the levels blow up, and where the Langevin criterion falls below 68 % (as published; in the eigenbasis)"
+        "the levels blow up, where the Langevin criterion falls below 68 % (as published; in the eigenbasis), and\n"
+        f"where half of the networks learn (training loss below {100 * LEARNT:g} % of its start; fitted; – where fewer\n"
+        f"do at every rate); in brackets 95 % intervals over seeds, those of the first three from {FEWEST_SEEDS} seeds on"
     )
-    columns = ("σ_W", "learns at", "lowest loss", "at", "T_c levels", "T_c published", "T_c eigenbasis")
+    columns = ("σ_W", "learns at", "lowest loss", "at", *(f"T_c {name}" for name in TEMPERATURES))
     table = _table(title, columns)
-    temperatures = ("level_temperature", "critical_temperature", "critical_temperature_exact")
     for width in points.init_width.values:
         at = points.sel(init_width=width, batch_size=batch_size)
         loss = at.train_loss.sel(quantile=0.5)
         best = int(loss.argmin("learning_rate"))
         table.add_row(
             f"{width:g}", span(at, learns(at)), f"{float(loss[best]):.1e}", f"{float(at.learning_rate[best]):g}",
-            *(_temperature(at, name) for name in temperatures),
+            *(_temperature(at, name) for name in TEMPERATURES.values()),
         )  # fmt: skip
     return table
 
@@ -127,8 +134,18 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 
 
 def _temperature(at: xr.Dataset, name: str) -> str:
-    value, error = float(at[name]), float(at[f"{name}_error"])
-    if not math.isfinite(value):
-        low, high = (float(x) / float(at.batch_size) for x in (at.learning_rate.min(), at.learning_rate.max()))
-        return f"< {low:.3g}" if math.isnan(value) else f"> {high:.3g}"
-    return f"{value:.3g} ± {error:.2g}" if math.isfinite(error) else f"{value:.3g}"
+    """A temperature with its interval, "0.398 (0.35 – 0.44)"; beyond the grid the end of that."""
+    value, low, high = (float(at[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    first, last = (float(x) / float(at.batch_size) for x in (at.learning_rate.min(), at.learning_rate.max()))
+    if math.isnan(value):
+        if name == "learning_temperature":
+            return "–"
+        return f"< {first:.3g}" + f" (< {high:.2g})" * (first < high < math.inf)
+    if math.isinf(value):
+        return f"> {last:.3g}" + f" (> {low:.2g})" * (0 < low < last)
+    if math.isnan(low):
+        return f"{value:.3g}"
+    if low == 0 or math.isinf(high):
+        inside = f"> {low:.2g}" if low > 0 else f"< {high:.2g}" if high < math.inf else "not bounded"
+        return f"{value:.3g} ({inside})"
+    return f"{value:.3g} ({low:.2g} – {high:.2g})"
