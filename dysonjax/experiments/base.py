@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from dysonjax.engine.jobs import Job, Results
 
@@ -45,7 +45,7 @@ class Experiment(Protocol):
         """The experiment whose settings a run has, or had in an earlier version: by default `cls(**settings)`."""
         return cls(**settings)
 
-    def settled(self, there: Mapping[str, Any] | None) -> "Experiment":
+    def settled(self, there: Mapping[str, Any] | None) -> Self:
         """With what must be measured once before the run begins; `there` are the settings of a run that has it.
 
         By default nothing is.

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dysonjax.core.errors import InputError, StoreError
 from dysonjax.engine.cost import Forecast, Measured
@@ -18,6 +18,7 @@ from dysonjax.storage import locations, records
 from dysonjax.storage.merging import listed
 
 Place = str | PathLike[str]
+Made = TypeVar("Made", bound=Experiment)
 
 
 def run(
@@ -106,7 +107,7 @@ def forecasts(
     return [found for found in made if found is not None]
 
 
-def settled(experiment: Experiment, out: Place | None) -> Experiment:
+def settled(experiment: Made, out: Place | None) -> Made:
     """The experiment with what is measured once: by the run in `out` if it is there, else now."""
 
     def found() -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Fresh(NamedTuple):
     """Networks at the recommended rate whose seeds have not chosen it; those that diverged have no metric."""
 
-    count: int
+    networks: int
     learned: int
     low: float
     high: float
@@ -120,7 +120,7 @@ def _best(own: Tried, safe: Boundary, rate: float | None) -> tuple[float, float]
     for other in rates:
         ends = own.end[own.rate == other]
         several = other != rate and min(len(ends), len(least)) > 1 and np.isfinite(ends).all()
-        if several and stats.ttest_ind(ends, least, equal_var=False).pvalue > 0.05:
+        if several and float(stats.ttest_ind(ends, least, equal_var=False)[1]) > 0.05:
             kept.append(float(other))
     return (min(kept), max(kept))
 

@@ -7,31 +7,30 @@ networks say, `words` and `figures` show it.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from dysonjax.core.errors import InputError, StoreError, require, whole
+from dysonjax.core.errors import InputError, require, whole
 from dysonjax.engine.jobs import Results
-from dysonjax.experiments.base import Experiment, Report
-from dysonjax.experiments.learning.networks import axes_of, fingerprint, network_of, optimizer_of
-from dysonjax.experiments.learning.phases import Thresholds
+from dysonjax.experiments.base import Report
+from dysonjax.experiments.learning.of_network import OfNetwork
 
 if TYPE_CHECKING:
-    from dysonjax.core.model import Network as Model
+    from dysonjax.engine.scanning import ScanJob
     from dysonjax.experiments.advice.answer import Answer
-    from dysonjax.experiments.advice.job import AdviceJob
     from dysonjax.experiments.advice.rounds import Network, Plan
     from dysonjax.experiments.advice.tried import Line, Tried
+    from dysonjax.experiments.learning.job import NetworkJob
 
-CALL = "the same call of dysonjax.advise"
 RATES: tuple[float, ...] = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8, 3))
 """Learning rates of the first round, where none are given: two a decade."""
 
 
 @dataclass(frozen=True)
-class Advice(Experiment):
+class Advice(OfNetwork):
     """Say which learning rates your own network learns with, and which one to use, with errors.
 
     dysonjax advise mynet.py:make --budget 5m
@@ -42,6 +41,8 @@ class Advice(Experiment):
 
     kind = "advise"
     first = "model"
+    call = "dysonjax.advise"
+    apart = (*OfNetwork.apart, "networks", "prices")
 
     model: str = ""
     """FILE.py:FUNCTION or package.module:FUNCTION, which returns a model; the file is run"""
@@ -94,22 +95,9 @@ class Advice(Experiment):
         require(all(rate > 0 for rate in rates), "learning_rate", rates, "positive numbers")
         require(len({*rates}) == len(rates) != 1, "learning_rate", rates, "at least two values that differ")
         require(1.01 <= self.precision < float("inf"), "precision", self.precision, "a factor of at least 1.01")
-        taken = {"learning_rate", "batch_size", "init_width", "seed"} & {*axes_of(self.axis)}
-        require(not taken, "axis", self.axis, f"{', '.join(taken)} by an option or argument of its own")
-        Thresholds(self.target, self.share, blown_up=self.blown_up)  # refuses what is out of range
-        if self.model:
-            object.__setattr__(self, "fingerprint", fingerprint(self.model))
+        self.check()
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Advice:
-        """As it was stored, without looking at the user's file, which may be elsewhere by now."""
-        apart = ("model", "fingerprint", "networks", "prices")
-        made = cls(**{name: value for name, value in settings.items() if name not in apart})
-        for name in apart:
-            object.__setattr__(made, name, settings[name])
-        return made
-
-    def settled(self, there: Mapping[str, Any] | None) -> Advice:
+    def settled(self, there: Mapping[str, Any] | None) -> Self:
         """With what the budget buys: as the run says that is there, else measured on this machine."""
         from dysonjax.experiments.advice.budget import bought, seconds_or_updates
 
@@ -117,10 +105,9 @@ class Advice(Experiment):
             return self
         seconds_or_updates(self.budget)
         if there is None:
-            from dysonjax.experiments.advice.job import scan_of, whole_block
             from dysonjax.experiments.advice.rounds import Network
 
-            scans = [scan_of(self, [Network(i, self.rates[0], 0)]) for i in range(len(self.lines))]
+            scans = [self.scan([Network(i, self.rates[0], 0)]) for i in range(len(self.lines))]
             found = bought(self.budget, scans, whole_block(), self.steps)
             there = found._asdict()
         made = copy.copy(self)
@@ -138,9 +125,8 @@ class Advice(Experiment):
         """Every batch size with all values of the further numbers."""
         from dysonjax.experiments.advice.tried import Line
 
-        axes = axes_of(self.axis)
-        several = itertools.product(self.batch_size, *axes.values())
-        return [Line(size, tuple(zip(axes, values, strict=True))) for size, *values in several]
+        several = itertools.product(self.batch_size, *self.axes.values())
+        return [Line(int(size), tuple(zip(self.axes, values, strict=True))) for size, *values in several]
 
     @property
     def plan(self) -> Plan:
@@ -149,32 +135,30 @@ class Advice(Experiment):
 
         return Plan(self.lines, self.prices, self.precision, self.rounds, not self.learning_rate)
 
-    @property
-    def thresholds(self) -> Thresholds:
-        """What divides the phases."""
-        return Thresholds(target=self.target, share=self.share, blown_up=self.blown_up)
+    def scan(self, networks: Sequence[Network], name: str = "") -> ScanJob:
+        """The scan of some networks; raises as `objects` does."""
+        from dysonjax.engine.grid import Points
+        from dysonjax.experiments.learning.gradient_noise import gradient_noise
+        from dysonjax.experiments.learning.job import scan_of
 
-    def objects(self) -> tuple[Model, Callable[..., Any] | None]:
-        """Network and optimiser; the user's file is run.
+        lines = [self.lines[one.line].values for one in networks]
+        points = Points(
+            learning_rate=[one.rate for one in networks], init_width=self.init_width,
+            **{own: [line[own] for line in lines] for own in lines[0]}, seed=[one.seed for one in networks],
+        )  # fmt: skip
+        return scan_of(
+            self, points, self.steps, self.key, self.snapshots, self.tests, lambda model: [gradient_noise(model)],
+            paired=True, name=name, whole_blocks=True,
+        )  # fmt: skip
 
-        Raises `InputError` for a bad file, and `StoreError` where it is not the one that the run was begun with, or
-        where only the program that began the run has the network.
-        """
-        if not self.model:
-            raise StoreError(f"the network is not stored; expected {CALL}, which has it")
-        if fingerprint(self.model) != self.fingerprint:
-            raise StoreError(f"{self.model}: the file is another one than when the run was begun; expected that one")
-        return network_of(self.model), optimizer_of(self.optimizer)
-
-    def jobs(self, results: Results) -> Sequence[AdviceJob]:
+    def jobs(self, results: Results) -> Sequence[NetworkJob]:
         """The rounds so far, and the next one as soon as they are finished."""
         from dysonjax.experiments.advice import rounds
-        from dysonjax.experiments.advice.job import AdviceJob
 
         first = rounds.first_round(self.plan, self.rates, self.networks)
         if not first:
             raise InputError(f"budget = {self.budget!r}: {self._too_small()}")
-        jobs, left = [AdviceJob(self, "round-1", first)], self.networks - self.plan.cost(first)
+        jobs, left = [self._job("round-1", first)], self.networks - self.plan.cost(first)
         while jobs[-1].name in results:
             tried = self.tried({job.name: results[job.name] for job in jobs})
             number = len(jobs) + 1
@@ -183,11 +167,17 @@ class Advice(Experiment):
             networks = networks or rounds.last_round(self.plan, tried, left)
             if not networks:
                 break
-            jobs.append(AdviceJob(self, name, networks))
+            jobs.append(self._job(name, networks))
             left -= self.plan.cost(networks)
             if name == "fresh":
                 break
         return jobs
+
+    def _job(self, name: str, networks: Sequence[Network]) -> NetworkJob:
+        from dysonjax.experiments.learning.job import NetworkJob
+
+        scan = functools.partial(self.scan, networks, name)
+        return NetworkJob(scan, len(networks), self.steps, name, whole_block)
 
     def tried(self, results: Mapping[str, Any]) -> Tried:
         """What the networks of finished rounds did."""
@@ -217,3 +207,10 @@ class Advice(Experiment):
             f"expected {times}, or fewer --steps: the first round trains {count} networks of {self.steps} updates, and "
             f"the budget buys {self.networks} of those that cost least"
         )
+
+
+def whole_block() -> int:
+    """Replicas that are computed together in every round, so that all rounds share one program."""
+    import jax
+
+    return 256 if jax.default_backend() == "cpu" else 1024

@@ -1,25 +1,20 @@
 """`dysonjax.advise`: which learning rates a network that a program has in hand learns with."""
 
-from collections.abc import Callable, Iterable, Mapping
-from html import escape
+from collections.abc import Callable, Iterable
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dysonjax.core.errors import require
 from dysonjax.core.model import Network
-from dysonjax.core.tables import Table
 from dysonjax.experiments import running
 from dysonjax.experiments.advice.experiment import Advice
-from dysonjax.experiments.base import Report
-from dysonjax.experiments.learning.networks import optimizer_of
+from dysonjax.experiments.learning.of_network import Shown, axis_texts, numbers
 from dysonjax.runtime.progress import Bar
 
 if TYPE_CHECKING:
     from dysonjax.experiments.advice.answer import Answer
 
 
-class Advised:
+class Advised(Shown):
     """What an advice found: print it, or look at its parts.
 
     - `recommended`: a learning rate for each line that has one, by batch size and further numbers;
@@ -31,19 +26,7 @@ class Advised:
         self.answer = found
         self.results = dict(found.datasets)
         self.recommended = {one.line: one.recommended for one in found.lines if one.recommended is not None}
-        self.report: Report = experiment.report(found)
-
-    def __str__(self) -> str:
-        return "\n\n".join(str(part) for part in self.report.said)
-
-    def _repr_mimebundle_(self, *args: Any, **options: Any) -> dict[str, str]:
-        said = self.report.said
-        parts = [p._repr_mimebundle_()["text/html"] if isinstance(p, Table) else f"<p>{escape(p)}</p>" for p in said]
-        return {"text/plain": str(self), "text/html": "".join(parts)}
-
-    def draw(self, directory: str | PathLike[str]) -> list[Path]:
-        """Write the figures as PNG into a directory; returns their paths."""
-        return [*self.report.draw(Path(directory))]
+        super().__init__(experiment.report(found))
 
 
 def advise(
@@ -90,17 +73,10 @@ def advise(
     """
     names = [name for name in more if name in SETTINGS]
     given: dict[str, Any] = {name: more.pop(name) for name in names}
-    given["learning_rate"] = tuple(map(float, learning_rate))
+    given["learning_rate"] = numbers("learning_rate", learning_rate) if learning_rate else ()
     given["batch_size"] = (batch_size,) if isinstance(batch_size, int) else tuple(map(int, batch_size))
-    axes = {name: tuple(map(float, v)) if isinstance(v, Iterable) else (float(v),) for name, v in more.items()}
-    given["axis"] = tuple(f"{name}={','.join(repr(v) for v in values)}" for name, values in axes.items())
-    if isinstance(model, str):
-        named = optimizer is None or isinstance(optimizer, str)
-        require(named, "optimizer", optimizer, "a name, or FILE.py:FUNCTION, as the model is given by one")
-        experiment = Advice(model=model, budget=budget, optimizer=optimizer, **given)  # type: ignore[arg-type]
-    else:
-        require(isinstance(model, Network), "model", model, "a model; models.FlaxModel makes one of a flax module")
-        experiment = _InHand.of_objects(model, optimizer, {"budget": budget, **given})
+    given["axis"] = axis_texts(more)
+    experiment = Advice.with_network(model, optimizer, {"budget": budget, **given})
     settled = running.settled(experiment, out)
     results = running.run(settled, out, progress=progress, block_size=block_size)
     return Advised(settled, settled.analyse(results))
@@ -110,22 +86,3 @@ SETTINGS = (
     "steps", "init_width", "metric", "target", "share", "blown_up", "precision", "rounds", "snapshots", "tests", "key",
 )  # fmt: skip
 """Settings of `Advice` that are given by their names."""
-
-
-class _InHand(Advice):
-    """An advice on objects, which `run.json` cannot hold: `model` is "" there."""
-
-    held: "tuple[Network, Callable[..., Any] | None]"
-
-    @classmethod
-    def of_objects(cls, model: Network, optimizer: Any, settings: Mapping[str, Any]) -> "_InHand":
-        """With these objects; raises `InputError`."""
-        function = optimizer_of(optimizer) if isinstance(optimizer, str) else optimizer
-        name = None if function is None else getattr(function, "__name__", type(function).__name__)
-        made = cls(optimizer=name, **settings)
-        object.__setattr__(made, "held", (model, function))
-        return made
-
-    def objects(self) -> "tuple[Network, Callable[..., Any] | None]":
-        """Those that were given."""
-        return self.held

@@ -56,8 +56,8 @@ class Tried(NamedTuple):
 
     def where(self, chosen: Any) -> "Tried":
         """Those of some networks."""
-        arrays = [x[chosen] if isinstance(x, np.ndarray) else x for x in self]
-        return Tried(*arrays)
+        parts: list[Any] = [x[chosen] if isinstance(x, np.ndarray) else x for x in self]
+        return Tried(*parts)
 
     @property
     def fresh(self) -> NDArray[np.bool_]:
@@ -76,7 +76,7 @@ def tried_of(
     rounds = [results[name] for name in results]
     first = outcomes(rounds[0], metric, thresholds)
     start, best, name = float(first.initial), float(first.best), str(first.attrs["metric"])
-    parts = []
+    parts: list[tuple[Any, ...]] = []
     for ds in rounds:
         found = outcomes(ds, name, thresholds, best=best, initial=start)
         sign = -1.0 if larger_is_better(name) else 1.0
@@ -87,7 +87,8 @@ def tried_of(
             found.learned.values.astype(bool), end.astype(float), found.phase.values.astype(int),
             *(np.asarray(x.values, float) for x in (found.growth, last.gradient_variance, last.gradient_square)),
         ))  # fmt: skip
-    return Tried(*map(np.concatenate, zip(*parts, strict=True)), float(first.target), start, best, name)
+    arrays: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Tried(*arrays, float(first.target), start, best, name)
 
 
 def _lines_of(ds: "xr.Dataset", lines: Sequence[Line]) -> NDArray[np.int64]:

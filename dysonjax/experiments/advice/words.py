@@ -59,7 +59,7 @@ def _none_safe(answer: Answer) -> str:
 
 def table(answer: Answer) -> Table:
     """One row a line."""
-    fresh = max((one.fresh.count for one in answer.lines if one.fresh), default=0)
+    fresh = max((one.fresh.networks for one in answer.lines if one.fresh), default=0)
     shown = Table(
         title=f"After {answer.settings.steps} updates; the last three columns are of {fresh} networks with fresh seeds"
         if fresh
@@ -225,5 +225,5 @@ def _fresh(answer: Answer, one: OfLine) -> Sequence[str]:
         return ("–", "–", "–")
     sign, fresh = (-1 if answer.larger_is_better else 1), one.fresh
     spread = sorted(sign * x for x in fresh.spread)
-    learn = f"{fresh.learned}/{fresh.count} ({fresh.low:.2f} – {fresh.high:.2f})"
+    learn = f"{fresh.learned}/{fresh.networks} ({fresh.low:.2f} – {fresh.high:.2f})"
     return learn, f"{sign * fresh.mean:.3g} ± {fresh.error:.1g}", f"{spread[0]:.3g} – {spread[1]:.3g}"

@@ -6,30 +6,28 @@ besides losses and levels, `diagram_summary`, `diagram_tables` and `diagram_figu
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dysonjax.core.errors import StoreError, require, whole
+from dysonjax.core.errors import require, whole
 from dysonjax.engine.jobs import Results
-from dysonjax.experiments.base import Experiment, Report
-from dysonjax.experiments.learning.networks import axes_of, fingerprint, network_of, optimizer_of
-from dysonjax.experiments.learning.phases import Thresholds
+from dysonjax.experiments.base import Report
+from dysonjax.experiments.learning.of_network import OfNetwork
 
 if TYPE_CHECKING:
     from dysonjax.core.model import Network
+    from dysonjax.core.observables import Observable
     from dysonjax.engine.grid import Grid
     from dysonjax.engine.scanning import ScanJob
-    from dysonjax.experiments.learning.diagram_job import DiagramJob
     from dysonjax.experiments.learning.diagram_summary import Summary
+    from dysonjax.experiments.learning.job import NetworkJob
 
-CALL = "the same call of dysonjax.phase_diagram"
 RATES: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 @dataclass(frozen=True)
-class NetworkDiagram(Experiment):
+class NetworkDiagram(OfNetwork):
     """Scan your own network over learning rates: which of them learn, freeze or blow up.
 
     FILE.py of --model is run, in its own folder: give it only a file that you trust. FUNCTION takes no arguments and
@@ -37,6 +35,7 @@ class NetworkDiagram(Experiment):
     """
 
     kind = "phase-diagram"
+    call = "dysonjax.phase_diagram"
 
     model: str = ""
     """FILE.py:FUNCTION or package.module:FUNCTION, which returns a model; the file is run"""
@@ -83,30 +82,7 @@ class NetworkDiagram(Experiment):
         whole("key", self.key, 0, 2**32 - 1)
         for name in ("learning_rate", "batch_size", "init_width"):
             require(len(getattr(self, name)) > 0, name, getattr(self, name), "at least one value")
-        taken = {"learning_rate", "batch_size", "init_width", "seed"} & {*self.axes}
-        require(not taken, "axis", self.axis, f"{', '.join(taken)} by an option or argument of its own")
-        Thresholds(self.target, self.share, blown_up=self.blown_up)  # refuses what is out of range
-        if self.model:
-            object.__setattr__(self, "fingerprint", fingerprint(self.model))
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> NetworkDiagram:
-        """With the fingerprint of the run, and without looking at the file, which may be elsewhere by now."""
-        given = {name: value for name, value in settings.items() if name not in ("model", "fingerprint")}
-        made = cls(**given)
-        for name in ("model", "fingerprint"):
-            object.__setattr__(made, name, settings[name])
-        return made
-
-    @property
-    def axes(self) -> dict[str, tuple[float, ...]]:
-        """The optimiser's numbers by name."""
-        return axes_of(self.axis)
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """What divides the phases."""
-        return Thresholds(target=self.target, share=self.share, blown_up=self.blown_up)
+        self.check()
 
     @property
     def grid(self) -> Grid:
@@ -118,33 +94,27 @@ class NetworkDiagram(Experiment):
             seed=range(self.seeds),
         )  # fmt: skip
 
-    def objects(self) -> tuple[Network, Callable[..., Any] | None]:
-        """Network and optimiser; the user's file is run.
-
-        Raises `InputError` for a bad file, and `StoreError` where it is not the one that the run was begun with, or
-        where only the program that began the run has the network.
-        """
-        if not self.model:
-            raise StoreError(f"the network is not stored; expected {CALL}, which has it")
-        if fingerprint(self.model) != self.fingerprint:
-            raise StoreError(f"{self.model}: the file is another one than when the run was begun; expected that one")
-        return network_of(self.model), optimizer_of(self.optimizer)
-
-    def jobs(self, results: Results) -> list[DiagramJob]:
+    def jobs(self, results: Results) -> list[NetworkJob]:
         """One scan, whose network is made when something is computed."""
-        from dysonjax.experiments.learning.diagram_job import DiagramJob
+        from dysonjax.experiments.learning.job import NetworkJob
 
-        return [DiagramJob(self)]
+        return [NetworkJob(self.scan, self.grid.size, self.steps)]
 
     def scan(self) -> ScanJob:
         """The scan, with the network; raises as `objects` does."""
-        from dysonjax.experiments.learning.diagram_job import scan_of
+        from dysonjax.experiments.learning.job import scan_of
+        from dysonjax.experiments.learning.measures import langevin_terms, memory
 
-        return scan_of(self, *self.objects())
+        def measured(model: Network) -> Sequence[Observable | None]:
+            plain = self.optimizer is None and self.criterion > 0
+            return memory(model), langevin_terms(model, self.criterion) if plain else None
 
-    def again(self, place: str | os.PathLike[str]) -> str:
-        """How a run is continued: one from Python by the call that began it."""
-        return Experiment.again(self, place) if self.model else CALL
+        made = scan_of(
+            self, self.grid, self.steps, self.key, self.snapshots, self.tests, measured, self.paired
+        )  # fmt: skip
+        names = [name for one in made.dynamics.observables for name in one.variables]
+        require(self.metric is None or self.metric in names, "metric", self.metric, f"one of {', '.join(names)}")
+        return made
 
     def analyse(self, results: Results) -> Summary:
         """What became of each replica, and the shares of the phases at every point."""

@@ -1,18 +1,14 @@
 """`dysonjax.phase_diagram`: the phase diagram of a network that a program has in hand."""
 
-from collections.abc import Callable, Iterable, Mapping
-from html import escape
+from collections.abc import Callable, Iterable
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dysonjax.core.errors import require, shown, whole
 from dysonjax.core.model import Network
-from dysonjax.core.tables import Table
 from dysonjax.experiments import running
-from dysonjax.experiments.base import Report
 from dysonjax.experiments.learning.diagram import NetworkDiagram
-from dysonjax.experiments.learning.networks import optimizer_of
+from dysonjax.experiments.learning.of_network import Shown, axis_texts, numbers
 from dysonjax.runtime.progress import Bar
 
 if TYPE_CHECKING:
@@ -26,7 +22,7 @@ SETTINGS = (
 """Settings of `NetworkDiagram` that are given by their names."""
 
 
-class Diagram:
+class Diagram(Shown):
     """What a phase diagram found: print it, or look at its parts.
 
     - `results`: the dataset of all replicas, as `dysonjax.scan` returns it;
@@ -42,19 +38,7 @@ class Diagram:
         self.replicas: xr.Dataset = found.replicas
         self.points: xr.Dataset = found.points
         self.target = found.target
-        self.report: Report = experiment.report(found)
-
-    def __str__(self) -> str:
-        return "\n\n".join(str(part) for part in self.report.said)
-
-    def _repr_mimebundle_(self, *args: Any, **options: Any) -> dict[str, str]:
-        said = self.report.said
-        parts = [p._repr_mimebundle_()["text/html"] if isinstance(p, Table) else f"<p>{escape(p)}</p>" for p in said]
-        return {"text/plain": str(self), "text/html": "".join(parts)}
-
-    def draw(self, directory: str | PathLike[str]) -> list[Path]:
-        """Write the figures as PNG into a directory; returns their paths."""
-        return [*self.report.draw(Path(directory))]
+        super().__init__(experiment.report(found))
 
 
 def phase_diagram(
@@ -105,51 +89,13 @@ def phase_diagram(
     """
     given: dict[str, Any] = {name: more.pop(name) for name in SETTINGS if name in more}
     rows = {"learning_rate": learning_rate, "batch_size": batch_size, "init_width": init_width}
-    given |= {name: _values(name, values) for name, values in rows.items() if values is not None}
+    given |= {name: numbers(name, values) for name, values in rows.items() if values is not None}
     given["batch_size"] = tuple(map(_whole, given["batch_size"])) if "batch_size" in given else (8, 32)
-    axes = {name: _values(name, values) for name, values in more.items()}
-    given["axis"] = tuple(f"{name}={','.join(repr(v) for v in values)}" for name, values in axes.items())
+    given["axis"] = axis_texts(more)
     given["seeds"] = _seeds(seed)
-    if isinstance(model, str):
-        named = optimizer is None or isinstance(optimizer, str)
-        require(named, "optimizer", optimizer, "a name, or FILE.py:FUNCTION, as the model is given by one")
-        experiment = NetworkDiagram(model=model, optimizer=optimizer, **given)  # type: ignore[arg-type]
-    else:
-        require(isinstance(model, Network), "model", model, "a model; models.FlaxModel makes one of a flax module")
-        experiment = _InHand.of_objects(model, optimizer, given)
+    experiment = NetworkDiagram.with_network(model, optimizer, given)
     results = running.run(experiment, out, progress=progress, block_size=block_size, extend=extend)
     return Diagram(experiment, experiment.analyse(results))
-
-
-class _InHand(NetworkDiagram):
-    """A diagram whose network and optimiser are objects, which `run.json` cannot hold: `model` is "" there."""
-
-    held: "tuple[Network, Callable[..., Any] | None]"
-
-    @classmethod
-    def of_objects(cls, model: Network, optimizer: Any, settings: Mapping[str, Any]) -> "_InHand":
-        """With these objects; raises `InputError`."""
-        function = optimizer_of(optimizer) if isinstance(optimizer, str) else optimizer
-        name = None if function is None else getattr(function, "__name__", type(function).__name__)
-        made = cls(optimizer=name, **settings)
-        object.__setattr__(made, "held", (model, function))
-        return made
-
-    def objects(self) -> "tuple[Network, Callable[..., Any] | None]":
-        """Those that were given."""
-        return self.held
-
-
-def _values(name: str, values: Any) -> tuple[float, ...]:
-    import numpy as np
-
-    try:
-        found = np.atleast_1d(np.asarray(values, float))
-    except (TypeError, ValueError):
-        found = np.zeros((0, 0))
-    right = found.ndim == 1 and found.size > 0
-    require(right, name, values, "a number or several; see dysonjax.phase_diagram for other arguments")
-    return tuple(float(v) for v in found)
 
 
 def _whole(value: float) -> int:

@@ -1,6 +1,7 @@
 """An advice from the first network to the figures: interrupted, read without its network, refused."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from dysonjax.experiments.advice.tried import FRESH_SEEDS
 
 X = np.random.default_rng(0).normal(size=(96, 4)).astype(np.float32)
 DATA = (X[:64], X[:64] @ np.ones(4, np.float32)), (X[64:], X[64:] @ np.ones(4, np.float32))
-GIVEN = {
+GIVEN: dict[str, Any] = {
     "batch_size": (4, 16), "learning_rate": [0.003, 0.01, 0.03, 0.1, 0.3, 1.0], "steps": 40, "rounds": 2,
     "budget": "8000 updates", "snapshots": 6, "progress": False,
 }  # fmt: skip
@@ -60,7 +61,7 @@ def test_it_says_what_to_use(whole):
     for one in found.answer.lines:
         assert one.safe.low <= one.safe.rate <= one.safe.high
         assert one.recommended <= one.safe.low
-        assert one.fresh.learned == one.fresh.count >= 8
+        assert one.fresh.learned == one.fresh.networks >= 8
         assert one.above.rate > one.safe.rate
         assert one.below.phase in ("slow", "frozen")
         assert one.fresh.noise_scale > 0
@@ -106,7 +107,7 @@ def test_another_request_is_refused_and_the_budget_is_stored(whole):
     with pytest.raises(dj.StoreError, match="steps = 40 there, 50 asked for"):
         dj.advise(MODEL, out=out, **(GIVEN | {"steps": 50}))
     with pytest.raises(dj.StoreError, match=r"the network is not stored; expected the same call of dysonjax.advise"):
-        dj.experiments.load(out)[0].objects()
+        Advice.of(settings).objects()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_time_is_turned_into_networks_once(monkeypatch):
 
 def test_words_of_a_network_that_never_learns_and_one_that_always_does():
     noise = dj.models.FunctionModel(start, lambda params, x: x[1] ** 2 + 0.0 * jnp.sum(params["w"]), *DATA)
-    few = {"batch_size": 4, "rounds": 2, "learning_rate": [0.01, 0.1, 1.0]}
+    few: dict[str, Any] = {"batch_size": 4, "rounds": 2, "learning_rate": [0.01, 0.1, 1.0]}
     said = str(dj.advise(noise, **(GIVEN | few)))
     assert said.startswith("Nothing learns: at no learning rate tried (learning rates 0.01 … 1)")
     said = str(dj.advise(MODEL, **(GIVEN | few | {"learning_rate": [0.03, 0.06, 0.1]})))

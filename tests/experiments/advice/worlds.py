@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,4 +47,7 @@ class World:
 
 def joined(one: Tried, other: Tried) -> Tried:
     """Both."""
-    return Tried(*(np.concatenate([a, b]) if isinstance(a, np.ndarray) else a for a, b in zip(one, other, strict=True)))
+    parts: list[Any] = [
+        np.concatenate([a, b]) if isinstance(a, np.ndarray) else a for a, b in zip(one, other, strict=True)
+    ]
+    return Tried(*parts)
