@@ -120,7 +120,8 @@ def _best(own: Tried, safe: Boundary, rate: float | None) -> tuple[float, float]
     for other in rates:
         ends = own.end[own.rate == other]
         several = other != rate and min(len(ends), len(least)) > 1 and np.isfinite(ends).all()
-        if several and float(stats.ttest_ind(ends, least, equal_var=False)[1]) > 0.05:
+        test: Any = stats.ttest_ind(ends, least, equal_var=False) if several else None
+        if several and test.pvalue > 0.05:
             kept.append(float(other))
     return (min(kept), max(kept))
 

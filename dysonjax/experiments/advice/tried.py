@@ -88,7 +88,7 @@ def tried_of(
             *(np.asarray(x.values, float) for x in (found.growth, last.gradient_variance, last.gradient_square)),
         ))  # fmt: skip
     arrays: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Tried(*arrays, float(first.target), start, best, name)
+    return Tried(*[*arrays, float(first.target), start, best, name])
 
 
 def _lines_of(ds: "xr.Dataset", lines: Sequence[Line]) -> NDArray[np.int64]:

@@ -21,6 +21,10 @@ GIVEN: dict[str, Any] = {
 }  # fmt: skip
 
 
+def changed(settings: dict[str, Any]) -> dict[str, Any]:
+    return GIVEN | settings
+
+
 def start(key):
     return {"w": 0.1 * jax.random.normal(key, (4, 3)), "v": 0.1 * jnp.ones(3)}
 
@@ -81,7 +85,7 @@ def test_it_keeps_to_the_budget_and_rounds_have_seeds_of_their_own(whole):
 @pytest.mark.parametrize("after", [500, 3000, 7000])
 def test_interrupted_and_resumed_it_is_the_same_bit_for_bit(whole, tmp_path, after):
     with pytest.raises(KeyboardInterrupt):
-        dj.advise(MODEL, out=tmp_path / "run", **(GIVEN | {"progress": Stops(after)}))
+        dj.advise(MODEL, out=tmp_path / "run", **changed({"progress": Stops(after)}))
     found = dj.advise(MODEL, out=tmp_path / "run", **GIVEN)
     assert str(found) == str(whole[1])
     for name, ds in whole[1].results.items():
@@ -105,7 +109,7 @@ def test_another_request_is_refused_and_the_budget_is_stored(whole):
     assert settings["networks"] == 200
     assert settings["prices"] == [1.0, 1.0]
     with pytest.raises(dj.StoreError, match="steps = 40 there, 50 asked for"):
-        dj.advise(MODEL, out=out, **(GIVEN | {"steps": 50}))
+        dj.advise(MODEL, out=out, **changed({"steps": 50}))
     with pytest.raises(dj.StoreError, match=r"the network is not stored; expected the same call of dysonjax.advise"):
         Advice.of(settings).objects()
 
@@ -127,7 +131,7 @@ def test_another_request_is_refused_and_the_budget_is_stored(whole):
 )
 def test_bad_input_is_one_line(given, said):
     with pytest.raises(dj.InputError, match=said) as caught:
-        dj.advise(MODEL, **(GIVEN | given))
+        dj.advise(MODEL, **changed(given))
     assert "\n" not in str(caught.value)
 
 
@@ -159,9 +163,9 @@ def test_a_time_is_turned_into_networks_once(monkeypatch):
 def test_words_of_a_network_that_never_learns_and_one_that_always_does():
     noise = dj.models.FunctionModel(start, lambda params, x: x[1] ** 2 + 0.0 * jnp.sum(params["w"]), *DATA)
     few: dict[str, Any] = {"batch_size": 4, "rounds": 2, "learning_rate": [0.01, 0.1, 1.0]}
-    said = str(dj.advise(noise, **(GIVEN | few)))
+    said = str(dj.advise(noise, **changed(few)))
     assert said.startswith("Nothing learns: at no learning rate tried (learning rates 0.01 … 1)")
-    said = str(dj.advise(MODEL, **(GIVEN | few | {"learning_rate": [0.03, 0.06, 0.1]})))
+    said = str(dj.advise(MODEL, **changed(few | {"learning_rate": [0.03, 0.06, 0.1]})))
     assert said.startswith("Use learning rate 0.")
     assert "All learning rates up to 0.1 learn: the safe ones end above." in said
     assert "the boundary is above 0.1, the largest rate that was tried; larger --learning-rate would find it" in said
