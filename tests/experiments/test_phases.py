@@ -108,6 +108,9 @@ def test_noise_and_lucky_starts_are_no_learning():
     assert np.isnan(found.target)
     lucky = ds.test_loss.copy(data=np.broadcast_to(1 + random.random((6, 1, 3, 1)), ds.test_loss.shape))
     assert np.isnan(outcomes(ds.assign(test_loss=lucky)).target)
+    steep = dataset(["learns"])
+    steep["test_loss"] = steep.test_loss.where(steep.snapshot < 11, 0.5).where(steep.snapshot != 9, 2.3)
+    assert outcomes(steep).learned.all()  # a loss that fell so far has fallen, whatever its scatter
 
 
 def test_everything_learns():

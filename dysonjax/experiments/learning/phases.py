@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PHASES = ("learns", "slow", "frozen", "blown up", "diverged", "stuck")
 """Names of the phases; an index into them is a replica's phase, −1 of one that was not computed."""
 LEARNS, SLOW, FROZEN, BLOWN_UP, DIVERGED, STUCK = range(len(PHASES))
+CLEAR = 0.25
+"""A loss that falls by this share of its start has fallen, however few snapshots there are and however they curve."""
 LAST_SNAPSHOTS = 6
 """Snapshots at the end, at most, whose scatter is a replica's noise and whose slope says whether it improves."""
 
@@ -50,7 +52,7 @@ class Thresholds:
     """the way, and what the networks of the best point won in the median, must be at least this share of the metric at
     the start, else nothing is said to learn"""
     surely: float = 4.0
-    """what they won must be so many times the scatter of their last snapshots, too"""
+    """what they won must be so many times the scatter of their last snapshots, too, unless a loss fell by `CLEAR`"""
     blown_up: float = 10.0
     """factor of levels"""
     still: float = 0.05
@@ -136,7 +138,8 @@ def outcomes(
     if best is None and np.isfinite(last):  # what those of the best point won themselves, and not by a lucky start
         at = np.nanargmin(reached)
         won = _of_groups(points, values[:, 0] - end, alive)[at]
-        won = won if won > thresholds.surely * _of_groups(points, noise, alive)[at] else -np.inf
+        clear = sign > 0 and won > CLEAR * abs(first)
+        won = won if clear or won > thresholds.surely * _of_groups(points, noise, alive)[at] else -np.inf
     target = _target(thresholds, first, last, won, sign)
     with np.errstate(invalid="ignore"):
         learned = alive & (end <= target)
