@@ -99,6 +99,20 @@ def test_nothing_learns():
     assert named(found) == [["diverged"] * 3] * 2
 
 
+def test_noise_and_lucky_starts_are_no_learning():
+    """Accuracies of guessing, of which some point has the best; and losses that differ from the start on."""
+    random = np.random.default_rng(1)
+    ds = dataset(["stuck"] * 6)
+    guessed = 0.1 + 0.015 * random.standard_normal(ds.test_loss.shape)
+    found = outcomes(ds.assign(test_accuracy=ds.test_loss.copy(data=guessed)), "test_accuracy")
+    assert np.isnan(found.target)
+    lucky = ds.test_loss.copy(data=np.broadcast_to(1 + random.random((6, 1, 3, 1)), ds.test_loss.shape))
+    assert np.isnan(outcomes(ds.assign(test_loss=lucky)).target)
+    steep = dataset(["learns"])
+    steep["test_loss"] = steep.test_loss.where(steep.snapshot < 11, 0.5).where(steep.snapshot != 9, 2.3)
+    assert outcomes(steep).learned.all()  # a loss that fell so far has fallen, whatever its scatter
+
+
 def test_everything_learns():
     assert outcomes(dataset(["learns", "learns"])).learned.all()
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PHASES = ("learns", "slow", "frozen", "blown up", "diverged", "stuck")
 """Names of the phases; an index into them is a replica's phase, −1 of one that was not computed."""
 LEARNS, SLOW, FROZEN, BLOWN_UP, DIVERGED, STUCK = range(len(PHASES))
+CLEAR = 0.25
+"""A loss that falls by this share of its start has fallen, however few snapshots there are and however they curve."""
 LAST_SNAPSHOTS = 6
 """Snapshots at the end, at most, whose scatter is a replica's noise and whose slope says whether it improves."""
 
@@ -49,6 +51,8 @@ class Thresholds:
     least: float = 0.05
     """the way, and what the networks of the best point won in the median, must be at least this share of the metric at
     the start, else nothing is said to learn"""
+    surely: float = 4.0
+    """what they won must be so many times the scatter of their last snapshots, too, unless a loss fell by `CLEAR`"""
     blown_up: float = 10.0
     """factor of levels"""
     still: float = 0.05
@@ -63,7 +67,7 @@ class Thresholds:
         require(finite, "target", self.target, "a finite number, or None")
         require(0 < self.share < 1, "share", self.share, "a number between 0 and 1")
         require(1 < self.blown_up < np.inf, "blown_up", self.blown_up, "a factor above 1")
-        for name in ("least", "still", "improving", "sigmas"):
+        for name in ("least", "surely", "still", "improving", "sigmas"):
             require(0 <= getattr(self, name) < np.inf, name, getattr(self, name), "a number of at least 0")
 
 
@@ -126,20 +130,22 @@ def outcomes(
         begun = 1.48 * _of_groups(widths, np.abs(values[:, 0] - start), stop != -2)
     end = np.where(alive, values[:, -1], np.nan)
     first = _least(start) if initial is None else sign * initial
+    gain, error, noise = _late_gain(np.asarray(ds.step.values, float), values)
     points = _points(ds, dims)
     reached = _of_groups(points, np.where(np.isnan(end), np.inf, end), stop != -2)
     last = _least(reached) if best is None else sign * best
     won = first - last
     if best is None and np.isfinite(last):  # what those of the best point won themselves, and not by a lucky start
-        won = _of_groups(points, values[:, 0] - end, alive)[np.nanargmin(reached)]
+        at = np.nanargmin(reached)
+        won = _of_groups(points, values[:, 0] - end, alive)[at]
+        clear = sign > 0 and won > CLEAR * abs(first)
+        won = won if clear or won > thresholds.surely * _of_groups(points, noise, alive)[at] else -np.inf
     target = _target(thresholds, first, last, won, sign)
     with np.errstate(invalid="ignore"):
         learned = alive & (end <= target)
     way = first - last if np.isfinite(target) and first > last else abs(first)
     levels = _largest_levels(ds, dims)
     growth, moved = _grown(levels, learned, stop)
-    steps = np.asarray(ds.step.values, float)
-    gain, error, noise = _late_gain(steps, values)
     with np.errstate(invalid="ignore"):
         scatter = thresholds.sigmas * np.maximum(noise, begun)
         if not len(levels):
