@@ -238,10 +238,12 @@ def _of_law(law: Thresholds, data: Intervals, probability: float, level: float) 
     low, middle, high = quantiles(at, law.mass, tails)
     if middle > last:
         near = at <= last + data.at[-1] - data.at[-2]
-        low, high = min(quantiles(at[near], law.mass[near], tails)[0], last), np.inf
+        low = min(quantiles(at[near], law.mass[near], tails)[0], last) if near.any() else last
+        high = np.inf
     elif middle < first:
         near = at >= first - data.at[1] + data.at[0]
-        low, high = -np.inf, max(quantiles(at[near], law.mass[near], tails)[2], first)
+        low = -np.inf
+        high = max(quantiles(at[near], law.mass[near], tails)[2], first) if near.any() else first
     return _boundary((low, middle, high), data.at, "logistic", probability, level, law)
 
 
