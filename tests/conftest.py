@@ -1,13 +1,12 @@
 """Two CPU devices for every test, and small dynamics whose laws are known exactly."""
 
-import atexit
 import gc
 import os
 import re
-import shutil
 import sys
-import tempfile
 from pathlib import Path
+
+from tests.programs import place_of_programs
 
 # read when JAX first makes a device, so it must be set before any test does; a program is not split for the compiler's
 # threads, for the workers fill the cores already
@@ -24,11 +23,9 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # DYSONJAX_OPTIMISED=1 compiles all as a user's runs are
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if os.environ.get("DYSONJAX_OPTIMISED") else "1")
 
-# every worker and every process that a test starts shares what has been compiled
+# every worker, every process that a test starts and the next run of the tests share what has been compiled
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _compiled = tempfile.mkdtemp(prefix="dysonjax-tests-")
-    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = place_of_programs()
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     if sys.version_info < (3, 12):  # JAX 0.10 writes pages to stderr about each program that it finds there

@@ -7,6 +7,8 @@ round is a permutation of any n, so there is nothing to walk or to search, and e
 The update's number decides the positions, so no state is carried.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,11 @@ def reshuffled(words: UInt32[Array, "2"], update: Int[Array, ""], batch_size: in
         examples: n, at most `MOST_EXAMPLES`.
     """
     require(batch_size <= examples, "batch_size", batch_size, f"at most {examples}, the number of examples")
+    return _reshuffled(words, update, batch_size, examples)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3), inline=True)  # so that its many operations are traced once
+def _reshuffled(words: Array, update: Array, batch_size: int, examples: int) -> Array:
     epoch, start = _divided(update, batch_size, examples)
     position = start.astype(jnp.int32) + lax.iota(jnp.int32, batch_size)
     later = position >= examples

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.observables import Observable
 from dysonjax.core.snapshots import log_steps
 from dysonjax.dynamics.training import train
@@ -73,12 +74,19 @@ def scan_of(
     whole_blocks: bool = False,
 ) -> ScanJob:  # fmt: skip
     """Training of the settings' network over a grid, with what `measured` names of it; raises `InputError`."""
-    model, optimizer = settings.objects()
-    dynamics = train(model, optimizer, tests=tests)
-    if settings.fingerprint:
-        dynamics = replace(dynamics, config={**dynamics.config, "network": settings.fingerprint})
-    observables = (*dynamics.observables, *(one for one in measured(model) if one is not None))
+    dynamics, observables = settings.kept("trained", lambda: _trained(settings, tests, measured))
     return ScanJob(
         dynamics, grid, steps, key, snapshots=log_steps(steps, snapshots), observables=observables, paired=paired,
         name=name, whole_blocks=whole_blocks,
     )  # fmt: skip
+
+
+def _trained(
+    settings: OfNetwork, tests: int, measured: Callable[["Network"], Sequence[Observable | None]]
+) -> tuple[Dynamics, tuple[Observable, ...]]:
+    """Training as a dynamics, and what is recorded: made once, so that scans find their programs without tracing."""
+    model, optimizer = settings.objects()
+    dynamics = train(model, optimizer, tests=tests)
+    if settings.fingerprint:
+        dynamics = replace(dynamics, config={**dynamics.config, "network": settings.fingerprint})
+    return dynamics, (*dynamics.observables, *(one for one in measured(model) if one is not None))

@@ -87,6 +87,12 @@ class OfNetwork(Experiment):
             raise StoreError(f"{self.model}: the file is another one than when the run was begun; expected that one")
         return network_of(self.model), optimizer_of(self.optimizer)
 
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What is made once of these settings, and is none of them."""
+        if name not in self.__dict__:
+            self.__dict__[name] = make()
+        return self.__dict__[name]
+
     def again(self, place: str | os.PathLike[str]) -> str:
         """How a run is continued: one from Python by the call that began it."""
         return Experiment.again(self, place) if self.model else self._same_call
