@@ -236,7 +236,7 @@ def _of_law(law: Thresholds, data: Intervals, probability: float, level: float) 
     tails = [(1 - level) / 2, 0.5, (1 + level) / 2]
     at = law.boundary(probability)
     first, last = data.at[0], data.at[-1]
-    low, middle, high = map(float, quantiles(at, law.mass, tails))
+    low, middle, high = (float(end) for end in quantiles(at, law.mass, tails))
     if middle > last:
         mass = law.mass * (at <= max(2 * last - data.at[-2], at.min()))  # no further out than one more rate
         low = min(float(quantiles(at, mass, tails)[0]), float(last))
@@ -260,7 +260,7 @@ def _of_steps(free: Steps, probability: float, level: float) -> Boundary:
         middle = free.at[k] + share * (free.at[k + 1] - free.at[k])
     else:
         middle = -np.inf
-    return _boundary((low, middle, high), free.at, "isotonic", probability, level, free)
+    return _boundary((low, float(middle), high), free.at, "isotonic", probability, level, free)
 
 
 def _boundary(
