@@ -40,6 +40,7 @@ bench: .venv/installed-bench  ## all benchmarks, an hour
 	$(BIN)/python -m benchmarks.gpt
 	$(BIN)/python -m benchmarks.analyze
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.coverage
 
 compiled: .venv-compiled/installed  ## what an H100 and a TPU v5e would run, compiled without them, 10 minutes
 	.venv-compiled/bin/python -m benchmarks.compiled $(COMPILED_ARGS)

@@ -243,14 +243,14 @@ def phase_diagram(run: Path, subsets: int, seeds: int = 16, whole: int = 1000) -
 def synthetic(tiny: bool, repeats: int) -> dict[str, Any]:
     """Every coverage on synthetic curves."""
     few, draws = (3, 9) if tiny else (repeats // 2, 199)
-    cases, powers, others = (x[:: 30 if tiny else 1] for x in (CASES, POWERS, PEERS))
+    every = 30 if tiny else 1
     began = time.perf_counter()
     return {
         "repeats": repeats,
         "wilson": [wilson_coverage(n) for n in (4, 8, 16, 32, 64)],
-        "boundary": [boundary(case, repeats) for case in cases],
-        "power": [power(case, repeats) for case in powers],
-        "peers": [{**peers(case, few, draws), "repeats": few, "draws": draws} for case in others],
+        "boundary": [boundary(case, repeats) for case in CASES[::every]],
+        "power": [power(case, repeats) for case in POWERS[::every]],
+        "peers": [{**peers(case, few, draws), "repeats": few, "draws": draws} for case in PEERS[::every]],
         "seconds": time.perf_counter() - began,
     }
 

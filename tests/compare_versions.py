@@ -45,6 +45,7 @@ EXPECTED: Mapping[str, str] = {
     "* *finished": "marks of format 1; in format 2 a block's list says that it is finished",
     "gas printed": "β is calibrated with exact matrices; the advice says more and less",
     "own-network* *": "a user's network draws reshuffled batches, and its sums have another order (`numerics` 2)",
+    "phase-diagram printed": "intervals that cover in place of jackknife errors, and the temperature where half learn",
     "gpt printed": "p-values by random matrices of the one generator of gamma numbers",
 }
 """What may differ between OLD and NEW: a pattern of "run array", and why."""

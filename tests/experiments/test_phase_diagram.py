@@ -14,18 +14,18 @@ from dysonjax.core.dynamics import lift
 from dysonjax.dynamics.stochastic_gradient import SGDData, SGDState
 from dysonjax.experiments import earlier, running
 from dysonjax.experiments.phase_diagram.experiment import PhaseDiagram
+from dysonjax.experiments.phase_diagram.intervals import FEWEST_SEEDS, learning_temperature, with_interval
 from dysonjax.experiments.phase_diagram.order_parameters import order_parameters
 from dysonjax.experiments.phase_diagram.summary import (
     JAMMED_MEMORY,
     PHASES,
     _falls_below,
-    _with_jackknife,
     initial_gap,
     learnable,
     mean_gap,
     summary,
 )
-from dysonjax.experiments.phase_diagram.tables import advice, learns, span
+from dysonjax.experiments.phase_diagram.tables import advice, learns, span, width_table
 
 
 @pytest.mark.parametrize("tests", [40, 7])
@@ -101,12 +101,52 @@ def test_where_a_curve_falls_below(values, temperature):
     assert _falls_below(backwards, 0.68).item() == pytest.approx(temperature, rel=1e-9, nan_ok=True)
 
 
-def test_jackknife_of_a_mean_is_its_standard_error():
-    samples = xr.DataArray([1.0, 2.0, 4.0, 9.0], dims="seed")
-    value, error = _with_jackknife(samples, lambda x: x.mean("seed"))
-    assert float(value) == 4.0
-    assert float(error) == pytest.approx(np.std(samples, ddof=1) / 2)
-    assert math.isnan(float(_with_jackknife(samples[:1], lambda x: x.mean("seed"))[1]))
+RATES = 2.0 ** np.arange(-2, 6)
+
+
+def samples(values):
+    """Values [learning rate, seed] as they come from a run, at width 1 and batch size 2."""
+    data, dims = np.asarray(values)[:, None, None], ("learning_rate", "init_width", "batch_size", "seed")
+    rates = RATES[: len(data)]
+    return xr.DataArray(data, dims=dims, coords={"learning_rate": rates, "init_width": [1.0], "batch_size": [2]})
+
+
+def crossing(x):
+    return _falls_below(-x.median("seed"), 0.0)
+
+
+def test_an_interval_over_seeds_covers():
+    """100 medians of 12 seeds with heavy tails: one that covers in 80 % would fail in 99 of 100."""
+    rng, hits = np.random.default_rng(0), []
+    for _ in range(100):
+        found = with_interval("t", samples(np.log2(RATES)[:, None] - 1.6 + rng.standard_t(2, (8, 12))), crossing)
+        low, value, high = (float(found[name].squeeze()) for name in ("t_low", "t", "t_high"))
+        assert low <= value <= high
+        hits.append(low <= 2**1.6 / 2 <= high)
+    assert np.mean(hits) >= 0.9
+
+
+def test_an_interval_is_open_where_the_seeds_cannot_bound_it():
+    rng = np.random.default_rng(1)
+    few, some, below = (samples(rng.normal(size=(2, n)) + shift) for n, shift in ((3, 0), (8, 0), (8, 9)))
+    ends = [with_interval("t", x, crossing) for x in (few, some, below)]
+    assert [math.isnan(float(end["t_low"].squeeze())) for end in ends] == [True, False, False]
+    assert (float(ends[1]["t_low"].squeeze()), float(ends[1]["t_high"].squeeze())) == (0, math.inf)
+    assert math.isnan(float(ends[2]["t"].squeeze()))
+    assert (float(ends[2]["t_low"].squeeze()), float(ends[2]["t_high"].squeeze())) == (0, RATES[0] / 2)
+
+
+def test_where_half_of_the_networks_learn():
+    rates, seeds = RATES[:, None], np.arange(16)
+    edge = (rates > 0.4) & (rates < 6 * 2.0 ** (seeds % 4 / 8))
+    found = {k: float(v.squeeze()) for k, v in learning_temperature(samples(edge), paired=False).items()}
+    assert (
+        2 < found["learning_temperature_low"] < found["learning_temperature"] < found["learning_temperature_high"] < 4
+    )
+    every = learning_temperature(samples(rates + 0 * seeds > 0), paired=False)
+    assert math.isinf(float(every["learning_temperature"].squeeze()))
+    none = learning_temperature(samples(rates + 0 * seeds < 0), paired=False)
+    assert math.isnan(float(none["learning_temperature"].squeeze()))
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +232,28 @@ def test_a_diverged_majority_is_its_own_phase(run):
     assert (points.phase.sel(learning_rate=0.125) != PHASES.index("diverged")).all()
     assert np.isinf(points.train_loss.sel(learning_rate=64.0)).all()
     assert (points.diverged.sel(learning_rate=64.0) == 4).all()
+
+
+def test_critical_temperatures_stand_with_their_intervals(run):
+    """In the table as they are in the summary; with too few seeds alone."""
+    points = summary(run)
+    names = ("level_temperature", "critical_temperature", "critical_temperature_exact", "learning_temperature")
+    for k, name in enumerate(names):
+        for end, shift in (("", 0.0), ("_low", -0.1), ("_high", 0.1)):
+            points[name + end] = 0 * points.diverged.isel(learning_rate=0) + 0.4 + 0.001 * k + shift
+    points["critical_temperature_low"][:] = 0
+    points["critical_temperature_exact"][:] = np.inf
+    points["learning_temperature"][:] = np.nan
+    points["level_temperature"].loc[{"init_width": 0.125}] = np.nan
+    table = width_table(points, 4)
+    rows = [[str(cell) for cell in column.cells] for column in table.columns[4:]]
+    assert rows[0] == ["< 0.0312 (< 0.5)", "0.4 (0.3 – 0.5)", "0.4 (0.3 – 0.5)"]
+    assert rows[1] == ["0.401 (< 0.5)"] * 3
+    assert rows[2] == ["> 16 (> 0.3)"] * 3
+    assert rows[3] == ["–"] * 3
+    few = summary(run.isel(seed=slice(FEWEST_SEEDS - 1)))
+    assert few.level_temperature_low.isnull().all() and few.level_temperature.notnull().any()
+    assert "95 % intervals over seeds" in str(table.title)
 
 
 def test_learning_rates_in_words():

@@ -151,7 +151,8 @@ def descending(rate: ArrayLike, learned: ArrayLike) -> np.ndarray:
     trials = np.bincount(index)
     share = np.bincount(index, yes) / trials
     rising = [falling(share[k::-1], trials[k::-1])[::-1] for k in range(len(at))]
-    fits = [np.r_[rising[k], falling(share[k + 1 :], trials[k + 1 :])] for k in range(len(at))]
+    after = [falling(share[k:], trials[k:]) for k in range(1, len(at))]
+    fits = [np.r_[up, down] for up, down in zip(rising, [*after, []], strict=True)]
     best = fits[int(np.argmin([np.sum(trials * (share - fit) ** 2) for fit in fits]))]
     return index >= int(np.argmax(best))
 
@@ -212,7 +213,7 @@ def fit_power(size: ArrayLike, value: ArrayLike, low: ArrayLike, high: ArrayLike
         half = stdtrit(count - 2, (1 + level) / 2) * spread * np.sqrt(misfit / (count - 2))
     else:
         half = ndtri((1 + level) / 2) * spread
-    return Power(float(slope), float(slope - half), float(slope + half), float(np.exp(offset)))
+    return Power(slope, float(slope - half), float(slope + half), float(np.exp(offset)))
 
 
 def _networks(rate: ArrayLike, seed: ArrayLike, learned: ArrayLike) -> tuple[Array, np.ndarray, np.ndarray]:
@@ -235,15 +236,13 @@ def _of_law(law: Thresholds, data: Intervals, probability: float, level: float) 
     tails = [(1 - level) / 2, 0.5, (1 + level) / 2]
     at = law.boundary(probability)
     first, last = data.at[0], data.at[-1]
-    low, middle, high = quantiles(at, law.mass, tails)
+    low, middle, high = (float(end) for end in quantiles(at, law.mass, tails))
     if middle > last:
-        near = at <= last + data.at[-1] - data.at[-2]
-        low = min(quantiles(at[near], law.mass[near], tails)[0], last) if near.any() else last
-        high = np.inf
+        mass = law.mass * (at <= max(2 * last - data.at[-2], at.min()))  # no further out than one more rate
+        low = min(float(quantiles(at, mass, tails)[0]), float(last))
     elif middle < first:
-        near = at >= first - data.at[1] + data.at[0]
-        low = -np.inf
-        high = max(quantiles(at[near], law.mass[near], tails)[2], first) if near.any() else first
+        mass = law.mass * (at >= min(2 * first - data.at[1], at.max()))
+        high = max(float(quantiles(at, mass, tails)[2]), float(first))
     return _boundary((low, middle, high), data.at, "logistic", probability, level, law)
 
 
@@ -252,7 +251,6 @@ def _of_steps(free: Steps, probability: float, level: float) -> Boundary:
     below, above = free.band(rates, level)
     safe, bad = free.at[below >= probability], free.at[above < probability]
     low, high = safe[-1] if len(safe) else -np.inf, bad[0] if len(bad) else np.inf
-    middle = np.nan
     good = np.flatnonzero(free.middle >= probability)
     if len(good) == len(rates):
         middle = np.inf
@@ -262,7 +260,7 @@ def _of_steps(free: Steps, probability: float, level: float) -> Boundary:
         middle = free.at[k] + share * (free.at[k + 1] - free.at[k])
     else:
         middle = -np.inf
-    return _boundary((low, middle, high), free.at, "isotonic", probability, level, free)
+    return _boundary((low, float(middle), high), free.at, "isotonic", probability, level, free)
 
 
 def _boundary(
@@ -270,33 +268,31 @@ def _boundary(
 ) -> Boundary:
     """From the logarithms of an interval's lower end, middle and upper end; ends outside the range are open."""
     low, middle, high = ends
-    outside = middle < at[0] or middle > at[-1]
-    open_low, open_high = low < at[0] - 1e-9, high > at[-1] + 1e-9
-    if outside and middle < at[0]:
-        open_low, open_high = True, False
-    return Boundary(
-        np.nan if outside else float(np.exp(middle)),
-        0.0 if open_low and not (outside and middle > at[-1]) else float(np.exp(low)),
-        np.inf if open_high else float(np.exp(high)),
-        method,
-        _sentence(low, middle, high, at, probability),
-        fitted,
-        level,
-    )
+    if middle > at[-1]:
+        rate, low, high = np.nan, low, np.inf
+    elif middle < at[0]:
+        rate, low, high = np.nan, -np.inf, high
+    else:
+        rate = float(np.exp(middle))
+        low, high = -np.inf if low < at[0] - 1e-9 else low, np.inf if high > at[-1] + 1e-9 else high
+    said = _sentence((low, middle, high), at, probability)
+    return Boundary(rate, float(np.exp(low)), float(np.exp(high)), method, said, fitted, level)
 
 
-def _sentence(low: float, middle: float, high: float, at: Array, probability: float) -> str:
+def _sentence(ends: Sequence[float], at: Array, probability: float) -> str:
+    """What is one-sided or wide about an interval, of which the logarithms are given; or nothing."""
+    low, middle, high = ends
     first, last = np.exp(at[0]), np.exp(at[-1])
     share = f"{100 * probability:g} %"
     if middle > at[-1]:
-        return f"P(learns) stays above {share} up to the largest rate tried, {last:.3g}: try larger ones."
+        return f"As fitted, P(learns) stays above {share} up to the largest rate tried, {last:.3g}: try larger ones."
     if middle < at[0]:
-        return f"P(learns) is below {share} from the smallest rate tried, {first:.3g}, on: try smaller ones."
-    if low < at[0] and high > at[-1]:
+        return f"As fitted, P(learns) is below {share} from the smallest rate tried, {first:.3g}, on: try smaller ones."
+    if np.isinf(low) and np.isinf(high):
         return f"These seeds cannot tell where in {first:.3g} … {last:.3g} P(learns) falls below {share}."
-    if low < at[0]:
+    if np.isinf(low):
         return f"These seeds cannot exclude that P(learns) is below {share} at the smallest rate tried, {first:.3g}."
-    if high > at[-1]:
+    if np.isinf(high):
         return f"These seeds cannot exclude that P(learns) is above {share} at the largest rate tried, {last:.3g}."
     if high - low > np.log(WIDE):
         return f"The interval spans a factor of {np.exp(high - low):.2g}: more seeds would narrow it."
@@ -317,4 +313,5 @@ def _line(x: Array, y: Array, weight: Array) -> tuple[float, float, float, float
     square = np.sum(weight * (x - middle) ** 2)
     slope = np.sum(weight * (x - middle) * y) / square
     offset = np.average(y, weights=weight) - slope * middle
-    return slope, offset, 1 / np.sqrt(square), np.sum(weight * (y - offset - slope * x) ** 2)
+    misfit = np.sum(weight * (y - offset - slope * x) ** 2)
+    return float(slope), float(offset), float(1 / np.sqrt(square)), float(misfit)

@@ -6,12 +6,12 @@ likelihood serves them. `Thresholds` is its posterior law over three shapes, `St
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 NARROWEST = 0.005
 """Narrowest transition considered: its scale, in units of the smallest distance of two rates (in logarithms)."""
@@ -34,15 +34,10 @@ class Intervals(NamedTuple):
 
 
 def falling(values: Array, weight: Array | None = None) -> Array:
-    """The non-increasing curve [n] nearest to values [n] by weighted least squares (pool adjacent violators)."""
-    weights = np.ones(len(values)) if weight is None else weight
-    blocks: list[list[float]] = []
-    for value, w in zip(values, weights, strict=True):
-        blocks.append([float(value), float(w), 1])
-        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
-            (v, a, n), (u, b, m) = blocks.pop(), blocks.pop()
-            blocks.append([(v * a + u * b) / (a + b), a + b, n + m])
-    return np.repeat([b[0] for b in blocks], [int(b[2]) for b in blocks])
+    """The non-increasing curve [n] nearest to values [n] by weighted least squares."""
+    from scipy.optimize import isotonic_regression
+
+    return isotonic_regression(values, weights=weight, increasing=False).x
 
 
 def of_networks(log_rate: Array, learned: np.ndarray) -> Intervals:
@@ -158,7 +153,8 @@ def posterior(data: Intervals, probability: float) -> Thresholds:
         shape.append(np.full(kept.sum(), k))
         mass.append(np.exp(log[kept] - best) * cell)
     masses = np.concatenate(mass)
-    return Thresholds(*map(np.concatenate, (position, scale, shape)), masses / masses.sum(), best)
+    position, scale, shape = (np.concatenate(parts) for parts in (position, scale, shape))
+    return Thresholds(position, scale, shape, masses / masses.sum(), best)
 
 
 def surface(data: Intervals, probability: float, shape: int) -> tuple[Array, Array, float, Array]:

@@ -94,7 +94,7 @@ def temperatures(ds: xr.Dataset) -> xr.Dataset:
     are NaN below the grid and infinite above it.
     """
     ds = ds.drop_vars("step", errors="ignore")
-    decades = np.log10(_grown(ds).clip(1e-30, 1e30))
+    decades = xr.DataArray(np.log10(_grown(ds).clip(1e-30, 1e30)))
     level = -math.log10(BLOWN_UP)
     found = with_interval("level_temperature", decades, lambda d: _falls_below(-d.median("seed"), level))
     for suffix in ("", "_exact"):

@@ -57,10 +57,10 @@ def phase_table(ds: xr.Dataset, points: xr.Dataset) -> Table:
 def width_table(points: xr.Dataset, batch_size: int) -> Table:
     """One row an initial width: learning rates that learn, the best one, critical temperatures with 95 % intervals."""
     title = (
-        f"Initial widths at batch size {batch_size}; critical temperatures T = learning rate / batch size where\n"
-        "the levels blow up, where the Langevin criterion falls below 68 % (as published; in the eigenbasis), and\n"
-        f"where half of the networks learn (training loss below {100 * LEARNT:g} % of its start; fitted; – where fewer\n"
-        f"do at every rate); in brackets 95 % intervals over seeds, those of the first three from {FEWEST_SEEDS} seeds on"
+        f"Initial widths at batch size {batch_size}; critical temperatures T = learning rate / batch size where the\n"
+        "levels blow up, where the Langevin criterion falls below 68 % (as published; in the eigenbasis), and where\n"
+        f"P(learns), a training loss below {100 * LEARNT:g} % of its start, falls through one half (fitted; – where\n"
+        f"it is below everywhere). In brackets 95 % intervals over seeds; the first three need {FEWEST_SEEDS} seeds"
     )
     columns = ("σ_W", "learns at", "lowest loss", "at", *(f"T_c {name}" for name in TEMPERATURES))
     table = _table(title, columns)
