@@ -16,7 +16,8 @@ from dysonjax.dynamics.training import TrainingState
 from dysonjax.experiments import running
 from dysonjax.experiments.learning import diagram_figures
 from dysonjax.experiments.learning.diagram import NetworkDiagram
-from dysonjax.experiments.learning.diagram_summary import summary, wilson
+from dysonjax.experiments.learning.boundaries import wilson
+from dysonjax.experiments.learning.diagram_summary import summary
 from dysonjax.experiments.learning.diagram_tables import NO_CRITERION, said, sentence
 from dysonjax.experiments.learning.measures import langevin_terms, memory, watched
 from dysonjax.experiments.learning.phases import PHASES, Thresholds

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from dysonjax.experiments.learning.boundaries import wilson
 from dysonjax.experiments.learning.phases import LEARNS, PHASES, Thresholds, larger_is_better, level_variables, outcomes
 
 SEED = "seed"
@@ -113,17 +114,6 @@ def criterion(ds: xr.Dataset) -> dict[str, xr.DataArray]:
             right = (last[f"drift{tail}"] * gap >= temperature * repulsion) & (repulsion != 0)  # a dead one has neither
             found[f"criterion_{form}{tail}"] = right.drop_vars("step", errors="ignore").astype(float)
     return found
-
-
-def wilson(successes: Any, total: Any, level: float = 1.959963984540054) -> tuple[NDArray, NDArray]:
-    """Wilson's interval of a probability (1927) at so many standard deviations; 0 … 1 where nothing was tried."""
-    k, n = (np.asarray(x, float) for x in np.broadcast_arrays(successes, total))
-    tried = np.maximum(n, 1)
-    p, square = k / tried, level**2 / tried
-    middle = (p + square / 2) / (1 + square)
-    half = level / (1 + square) * np.sqrt(p * (1 - p) / tried + square / (4 * tried))
-    low = np.where((n == 0) | (k == 0), 0.0, middle - half)
-    return low, np.where((n == 0) | (k == n), 1.0, middle + half)
 
 
 def told(ds: xr.Dataset) -> dict[str, Any]:
