@@ -227,7 +227,9 @@ def _networks(rate: ArrayLike, seed: ArrayLike, learned: ArrayLike) -> tuple[Arr
     require(rates.ndim == 1 and rates.size > 0, "rate", rate, "a flat array of at least one network")
     require(rates.shape == seeds.shape == yes.shape, "learned", learned, f"{rates.size} entries, one a network")
     require(np.all(np.isfinite(rates) & (rates > 0)), "rate", rate, "positive numbers")
-    return np.round(np.log(rates), 9), seeds, yes  # rates that differ by rounding are one
+    at, index = np.unique(np.log(rates), return_inverse=True)
+    apart = np.diff(at, prepend=-np.inf) > 1e-9  # rates that differ by rounding are one
+    return at[apart][np.cumsum(apart) - 1][index], seeds, yes
 
 
 def _misfit(law: Thresholds, free: Steps) -> bool:
