@@ -29,7 +29,7 @@ WIDE = 10.0
 def wilson(successes: ArrayLike, trials: ArrayLike, level: float = 0.95) -> tuple[Array, Array]:
     """Wilson's interval of a probability (Wilson 1927).
 
-    Averaged over p = 0.05 … 0.95 it covers in WILSON % for 4 … 64 trials (`benchmarks/coverage.py`).
+    Averaged over p = 0.05 … 0.95 it covers in 95.0 to 95.8 % for 4 … 64 trials where 95 % is meant.
 
     Args:
         successes: how many of the trials succeeded; any shape.
@@ -99,7 +99,11 @@ def fit_boundary(
     says between which rates its threshold lies; whole seeds are the sample. Where even the best of the three fits
     badly, the curve is the best falling one, and the interval comes from each rate's own networks.
 
-    MEASURED
+    Measured (`benchmarks/coverage.py`: 4 to 64 seeds, 6 to 20 rates, transitions from 0.03 distances of two rates to a
+    decade, four laws, 400 repeats each): 94.9 % on average where 95 % is meant, at worst 87 %, where the transition is
+    much sharper than the distance of two rates and the interval is the bracket. Others, on paired seeds: the profile
+    likelihood of a logistic 79 to 96 %, with Student's t 82 to 96 %; the bootstrap over whole seeds 49 to 88 %, as
+    percentiles or BCa. A logistic alone covers in some 50 % with 64 seeds whose law is skewed.
 
     Args:
         rate: learning rates > 0 [n], one entry for each network.
@@ -174,7 +178,8 @@ def fit_power(size: ArrayLike, value: ArrayLike, low: ArrayLike, high: ArrayLike
     (Hartung and Knapp 2001), so that an error common to all sizes, as of paired seeds, or errors wrong by a common
     factor, do not matter. With two sizes no scatter is seen, and the interval rests on e alone.
 
-    POWER
+    Measured (`benchmarks/coverage.py`, boundaries of 3 to 7 sizes that share 8 or 16 seeds): 94 % on average where 95 %
+    is meant; 95 to 98 % with 7 sizes, 88 to 97 % with 4, 85 to 97 % with 3.
 
     Args:
         size: batch sizes [k].
@@ -222,7 +227,9 @@ def _networks(rate: ArrayLike, seed: ArrayLike, learned: ArrayLike) -> tuple[Arr
     require(rates.ndim == 1 and rates.size > 0, "rate", rate, "a flat array of at least one network")
     require(rates.shape == seeds.shape == yes.shape, "learned", learned, f"{rates.size} entries, one a network")
     require(np.all(np.isfinite(rates) & (rates > 0)), "rate", rate, "positive numbers")
-    return np.log(rates), seeds, yes
+    at, index = np.unique(np.log(rates), return_inverse=True)
+    apart = np.diff(at, prepend=-np.inf) > 1e-9  # rates that differ by rounding are one
+    return at[apart][np.cumsum(apart) - 1][index], seeds, yes
 
 
 def _misfit(law: Thresholds, free: Steps) -> bool:

@@ -167,7 +167,8 @@ def surface(data: Intervals, probability: float, shape: int) -> tuple[Array, Arr
     within = np.linspace(data.at[:-1], data.at[1:], 4, endpoint=False)[1:]  # whence alone a sharp transition is seen
     q = np.union1d(np.linspace(data.at[0] - span, data.at[-1] + span, POSITIONS // 2), within)
     widest = max(span, np.log(10)) / 2
-    t = np.linspace(np.log(NARROWEST * np.diff(data.at).min()), np.log(widest), SCALES // 2)
+    narrowest = NARROWEST * max(np.diff(data.at).min(), span / 1000)
+    t = np.linspace(np.log(narrowest), np.log(widest), 2 + int(np.log(widest / narrowest) / 0.5))
     for parts in (2, 1):
         log = _log_likelihood(data, q[:, None] + offset * np.exp(t), np.exp(t), shape)
         kept = log > log.max() - DROP

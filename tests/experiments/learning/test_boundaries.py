@@ -108,6 +108,11 @@ class TestBoundary:
             widths.append(np.log(found.high / found.low))
         assert widths[1] < 0.5 * widths[0]
 
+    def test_rates_that_differ_by_rounding_are_one(self):
+        rate, seed, learned, _ = networks(np.random.default_rng(12), 16, 0.7)
+        rounded = np.where(seed % 2, rate * (1 + 1e-14), rate)
+        np.testing.assert_allclose(fit_boundary(rounded, seed, learned)[:3], fit_boundary(rate, seed, learned)[:3])
+
     def test_order_and_names_of_seeds_do_not_matter(self):
         rate, seed, learned, _ = networks(np.random.default_rng(5), 8, 0.7)
         order = np.random.default_rng(6).permutation(len(rate))
