@@ -6,12 +6,12 @@
 
 Dense grid: many learning rates with 200 networks each, as nobody would train them. Its fit says what the largest safe
 rate is, its best mean what loss can be had. Of every repetition, which has a key of its own: does the interval of the
-safe rate contain the dense grid's; what share of fresh networks learns at the recommended rate; what is their mean loss.
+safe rate contain the dense grid's; what share of fresh networks learns at the recommended rate; their mean loss.
 
-Peers, each with as many updates as the advice: Optuna (TPE and its median pruner, eight trials at a time of one
-network), random search (one network a rate, the best one is taken), and the learning-rate range test of fastai and
-Lightning (one network while the rate rises from 1e-6 to 10 in 100 updates; where the smoothed loss falls fastest),
-which takes 100 updates. All are scored by fresh networks of their own keys.
+Peers, each with as many updates as the advice: Optuna (TPE and its median pruner, eight trials at a time), random
+search (one network a rate, the best one is taken), and the learning-rate range test of fastai and Lightning (one
+network while the rate rises from 1e-6 to 10 in 100 updates; where the smoothed loss falls fastest). All are scored by
+fresh networks of their own keys.
 """
 
 import importlib.util

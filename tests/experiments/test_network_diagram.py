@@ -15,8 +15,8 @@ from dysonjax.dynamics.stochastic_gradient import SGDData, SGDState
 from dysonjax.dynamics.training import TrainingState
 from dysonjax.experiments import running
 from dysonjax.experiments.learning import diagram_figures
-from dysonjax.experiments.learning.diagram import NetworkDiagram
 from dysonjax.experiments.learning.boundaries import wilson
+from dysonjax.experiments.learning.diagram import NetworkDiagram
 from dysonjax.experiments.learning.diagram_summary import summary
 from dysonjax.experiments.learning.diagram_tables import NO_CRITERION, said, sentence
 from dysonjax.experiments.learning.measures import langevin_terms, memory, watched

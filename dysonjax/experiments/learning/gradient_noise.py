@@ -19,7 +19,8 @@ def gradient_noise(model: Network) -> Observable:
     """`gradient_variance` tr Σ of one example's gradient, and `gradient_square` |G|² of the mean one, without bias.
 
     The gradient-noise scale is the ratio of their means over replicas: the batch size at which both are equal. Batches
-    are drawn with replacement, of the size that the network is trained with, and the same ones at all snapshots.
+    are drawn with replacement, of the size that the network is trained with; each seed has its own, the same ones at
+    all snapshots.
     """
     drawn = Examples(model, None if callable(model.data) else "replacement", 1)
 
@@ -34,7 +35,9 @@ def gradient_noise(model: Network) -> Observable:
             return (jax.tree.map(jnp.add, total, one), square + _square(one)), None
 
         zeros = (jax.tree.map(jnp.zeros_like, now.params), jnp.float32(0))
-        (total, square), _ = jax.lax.scan(add, zeros, jax.random.split(jax.random.key(0), BATCHES))
+        words = hyper["data"].order
+        own = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), words[0]), words[1])
+        (total, square), _ = jax.lax.scan(add, zeros, jax.random.split(own, BATCHES))
         mean = _square(total) / BATCHES**2
         between = (square / BATCHES - mean) * BATCHES / (BATCHES - 1)
         return {
