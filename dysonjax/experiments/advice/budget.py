@@ -1,8 +1,10 @@
 """What a budget buys: a time becomes a number of networks, once, by training a few of them."""
 
+import math
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from dysonjax.core.errors import InputError, require, shown
 from dysonjax.engine.loop import simulate
 from dysonjax.engine.planning import prepare
 from dysonjax.engine.scanning import ScanJob
+from dysonjax.runtime.devices import cores
 
 SECONDS = 1.0
 """How long the updates that are measured should take."""
@@ -61,38 +64,42 @@ def bought(budget: str, scans: Sequence[ScanJob], block: int, steps: int) -> Bou
         return Bought(int(updates // steps), (1.0,) * len(scans))
     began = time.perf_counter()
     sizes = [int(np.ravel(scan.grid.axes["batch_size"])[0]) for scan in scans]
-    known = {size: _measured(scans[sizes.index(size)], block) for size in sorted({min(sizes), max(sizes)})}
-    own = [float(np.interp(size, [*known], [cost for cost, _ in known.values()])) for size in sizes]
-    others = len({*sizes}) - len(known)  # programs not compiled yet
-    compiling = others * float(np.mean([compiling for _, compiling in known.values()]))
-    left = seconds - (time.perf_counter() - began) - compiling
-    cheapest = min(own)
-    return Bought(max(int(left / cheapest), 0), tuple(float(f"{cost / cheapest:.4g}") for cost in own))
+    trials = {size: _Trial(scans[sizes.index(size)], block) for size in sorted({*sizes})}
+    with ThreadPoolExecutor(min(cores(), len(trials))) as pool:
+        list(pool.map(lambda trial: trial.took(1), trials.values()))  # compiles
+    known = {size: trials[size].seconds_a_network() for size in sorted({min(sizes), max(sizes)})}
+    own = [float(np.interp(size, [*known], [*known.values()])) for size in sizes]
+    spent, cheapest = time.perf_counter() - began, min(own)
+    if spent + cheapest > seconds:
+        raise InputError(f"budget = {budget!r}: expected more than {spent:.0f}s, which compiling and measuring took")
+    return Bought(int((seconds - spent) / cheapest), tuple(float(f"{cost / cheapest:.4g}") for cost in own))
 
 
-def _measured(scan: ScanJob, block: int) -> tuple[float, float]:
-    """Seconds of one network in a full block, and of compiling."""
-    planned = prepare(scan, None, 1, block)
-    keys, hyper = planned.replicas.keys(0, slice(0, 1)), planned.replicas.hyper(0, slice(0, 1))
-    keys = keys[np.zeros(block, int)]
-    hyper = {
-        name: value if np.ndim(value) == 0 else np.repeat(np.asarray(value), block) for name, value in hyper.items()
-    }
+class _Trial:
+    """A full block of one network, again and again."""
 
-    def took(updates: int) -> float:
-        began = time.perf_counter()
+    def __init__(self, scan: ScanJob, block: int) -> None:
+        self.scan, self.block, self.planned = scan, block, prepare(scan, None, 1, block)
+        one = slice(0, 1)
+        self.keys, hyper = self.planned.replicas.keys(0, one)[np.zeros(block, int)], self.planned.replicas.hyper(0, one)
+        self.hyper = {name: np.repeat(np.asarray(x), block) if np.ndim(x) else x for name, x in hyper.items()}
+
+    def took(self, updates: int) -> float:
+        """Seconds of so many updates, the records of the first ones among them."""
+        began, planned = time.perf_counter(), self.planned
         marks = [mark for mark in planned.marks if mark < updates]
         simulate(
-            scan.dynamics, keys, hyper, updates, snapshots=[*marks, updates], observables=planned.observables,
-            devices=planned.devices, tile=planned.tile, block_size=block,
+            self.scan.dynamics, self.keys, self.hyper, updates, snapshots=[*marks, updates],
+            observables=planned.observables, devices=planned.devices, tile=planned.tile, block_size=self.block,
         )  # fmt: skip
         return time.perf_counter() - began
 
-    first = took(1)
-    start = took(1)
-    updates, last = 1, start
-    while updates < scan.steps and last - start < SECONDS:
-        updates = min(scan.steps, int(np.ceil(updates * min(50.0, max(2.0, 1.2 * SECONDS / max(last - start, 1e-3))))))
-        last = took(updates)
-    whole = start + max(last - start, 0.0) * (scan.steps - 1) / max(updates - 1, 1)
-    return whole / block, max(first - start, 0.0)
+    def seconds_a_network(self) -> float:
+        """From as many updates as take a second."""
+        start = self.took(1)
+        updates, last, all_of_them = 1, start, self.scan.steps
+        while updates < all_of_them and last - start < SECONDS:
+            factor = min(50.0, max(2.0, 1.2 * SECONDS / max(last - start, 1e-3)))
+            updates = min(all_of_them, math.ceil(updates * factor))
+            last = self.took(updates)
+        return (start + max(last - start, 0.0) * (all_of_them - 1) / max(updates - 1, 1)) / self.block

@@ -141,22 +141,29 @@ def test_a_bare_module_is_refused():
 
 
 def test_a_time_is_turned_into_networks_once(monkeypatch):
-    """Two ends are measured; the line between costs what lies between, and its program has still to be compiled."""
-    measured = []
+    """All are compiled, two ends are measured; the line between costs what lies between."""
+    compiled, measured = [], []
 
-    def fake(scan, block):
-        size = int(np.ravel(scan.grid.axes["batch_size"])[0])
-        measured.append(size)
-        return size / 100, 2.0
+    class Trial:
+        def __init__(self, scan, block):
+            self.size = int(np.ravel(scan.grid.axes["batch_size"])[0])
 
-    monkeypatch.setattr(budget, "_measured", fake)
-    asked = Advice(budget="100s", batch_size=(8, 16, 32))
-    monkeypatch.setattr(Advice, "objects", lambda self: (MODEL, None))
+        def took(self, updates):
+            compiled.append(self.size)
+
+        def seconds_a_network(self):
+            measured.append(self.size)
+            return self.size / 100
+
+    monkeypatch.setattr(budget, "_Trial", Trial)
+    asked = Advice.with_network(MODEL, None, {"budget": "100s", "batch_size": (8, 16, 32)})
     settled = asked.settled(None)
-    assert sorted(measured) == [8, 32]
+    assert (sorted(compiled), sorted(measured)) == ([8, 16, 32], [8, 32])
     assert settled.prices == (1.0, 2.0, 4.0)
-    assert 1215 <= settled.networks <= 1225  # (100 − 2) s of 0.08 s each, less what this took
+    assert 1240 <= settled.networks <= 1250  # 100 s of 0.08 s each, less what this took
     assert settled.settled(None) is settled
+    with pytest.raises(dj.InputError, match=r"budget = '0.05s': expected more than 0s, which compiling and measuring"):
+        Advice.with_network(MODEL, None, {"budget": "0.05s", "batch_size": (8,)}).settled(None)
     assert asked.settled({"networks": 7, "prices": [1, 2, 3]}).networks == 7
 
 
