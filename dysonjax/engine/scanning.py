@@ -157,7 +157,7 @@ class ScanJob(Scan):
                 for number in team.deal(left):
                     i, bucket, rows = blocks[number]
                     one, replicas = stores[i], laid[i]
-                    size = one.block_size if self.whole_blocks else min(one.block_size, replicas.count)
+                    size = planned.block_size if self.whole_blocks else min(one.block_size, replicas.count)
                     one.write(bucket, rows, self._block(planned, replicas, bucket, rows, size, own.advance))
                     if team.count == share.count == 1:
                         warn_of_idle_cores(planned.devices, began)
