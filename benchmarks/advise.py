@@ -14,6 +14,7 @@ network while the rate rises from 1e-6 to 10 in 100 updates; where the smoothed 
 fresh networks of their own keys.
 """
 
+import importlib
 import importlib.util
 import sys
 import time
@@ -229,8 +230,7 @@ def _random_search(trainer: Trainer, size: int, trials: int, key: int) -> float:
 
 def _optuna(trainer: Trainer, size: int, updates: int, key: int) -> float:
     """TPE with the median pruner; a pruned trial is paid for up to where it was pruned."""
-    import optuna
-
+    optuna = importlib.import_module("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         sampler=optuna.samplers.TPESampler(seed=key, constant_liar=True), pruner=optuna.pruners.MedianPruner()
