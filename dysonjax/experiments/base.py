@@ -30,6 +30,8 @@ class Experiment(Protocol):
     kind: ClassVar[str]
     first: ClassVar[str] = ""
     """The option whose name may be left out where its value is the first word after the command; "" where none may."""
+    extendable: ClassVar[bool] = True
+    """Whether a run may be given more points or seeds."""
 
     @classmethod
     def options(cls) -> "Callable[..., Experiment] | Mapping[str, type[Experiment]]":

@@ -47,6 +47,8 @@ def run(
 
     >>> run(PhaseDiagram(seeds=2), "runs/demo").only.levels  # doctest: +SKIP
     """
+    if extend and not experiment.extendable:
+        raise InputError(f"extend = {out}: expected a run whose points are known beforehand, not of {experiment.kind}")
     place = None if out is None else locations.place(out)
     experiment, results = settled(experiment, out), Results(place)
     # an extension that was interrupted may not have come to all jobs

@@ -42,6 +42,7 @@ class Advice(OfNetwork):
     kind = "advise"
     first = "model"
     call = "dysonjax.advise"
+    extendable = False  # what it has found decides what it tries
     apart = (*OfNetwork.apart, "networks", "prices")
 
     model: str = ""

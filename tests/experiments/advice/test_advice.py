@@ -135,6 +135,11 @@ def test_bad_input_is_one_line(given, said):
     assert "\n" not in str(caught.value)
 
 
+def test_it_is_not_extended(whole):
+    with pytest.raises(dj.InputError, match=r"extend = .*: expected a run whose points are known beforehand"):
+        dj.experiments.run(Advice(), whole[0], extend=True)
+
+
 def test_a_bare_module_is_refused():
     with pytest.raises(dj.InputError, match=r"model = .*: expected a model; models.FlaxModel makes one"):
         dj.advise(start, **GIVEN)  # type: ignore[arg-type]
