@@ -8,6 +8,7 @@ from dysonjax.experiments.known import ALL
 if TYPE_CHECKING:
     from dysonjax.engine.jobs import Job, Results
     from dysonjax.engine.scanning import ScanJob
+    from dysonjax.experiments.advice.experiment import Advice
     from dysonjax.experiments.base import Experiment, Report
     from dysonjax.experiments.bbp.experiment import BBPRun
     from dysonjax.experiments.gas.experiment import GasRun
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALL",
     "PHASES",
+    "Advice",
     "BBPRun",
     "Experiment",
     "GPTRun",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Advice": "dysonjax.experiments.advice.experiment:Advice",
     "BBPRun": "dysonjax.experiments.bbp.experiment:BBPRun",
     "Experiment": "dysonjax.experiments.base:Experiment",
     "GPTRun": "dysonjax.experiments.gpt.experiment:GPTRun",

@@ -13,7 +13,7 @@ def said(answer: Answer) -> list[Any]:
     """Everything that a person reads, the most important first."""
     found: list[Any] = [sentence(answer), table(answer), definitions(answer)]
     found += [why(one) for one in answer.lines]
-    found += [across(one) for one in answer.across]
+    found += [*map(across, answer.across), noise(answer)]
     return [part for part in [*found, left_open(answer)] if part]
 
 
@@ -160,6 +160,15 @@ def across(one: Across) -> str:
         return ""
     more = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in one.more)
     return f"Across batch sizes{f' at {more}' if more else ''}: {'; '.join(parts)}."
+
+
+def noise(answer: Answer) -> str:
+    """The gradient-noise scale at the end of the fresh networks."""
+    known = [(one.line, one.fresh.noise_scale) for one in answer.lines if one.fresh]
+    told = "; ".join(f"{number(scale)} at {line}" for line, scale in known if math.isfinite(scale))
+    if not told:
+        return ""
+    return f"Gradient-noise scale at the end, the batch size with as much noise as gradient: {told}."
 
 
 def left_open(answer: Answer) -> str:
