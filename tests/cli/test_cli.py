@@ -181,7 +181,7 @@ def test_a_report_for_other_programs(form, finished, capsys):
     if form == "csv":
         first, second = (list(csv.reader(io.StringIO(part))) for part in out.split("\n\n"))
         assert tuple(first[1]) == wanted and len(first) == 2 + 4 and first[0][0].startswith("# Phases after")
-        assert len(second) == 2 + 2 and {len(row) for row in second[1:]} == {7}
+        assert len(second) == 2 + 2 and {len(row) for row in second[1:]} == {8}
     elif form == "json":
         first, second = json.loads(out)
         assert tuple(first["columns"]) == wanted and first["title"].startswith("Phases after 2 epochs")
