@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dysonjax.engine.jobs import Results
 from dysonjax.experiments.advice.rounds import boundary, candidates, recommended
-from dysonjax.experiments.advice.tried import Line, Tried
+from dysonjax.experiments.advice.tried import Line, Tried, networks_at
 from dysonjax.experiments.learning.boundaries import Boundary, Power, fit_power, wilson
 from dysonjax.experiments.learning.phases import PHASES, larger_is_better, level_variables
 
@@ -145,8 +145,7 @@ def _fresh(own: Tried) -> Fresh | None:
 
 def _beside(results: Mapping[str, "xr.Dataset"], own: Tried, line: Line, above: bool) -> Beside | None:
     """Above or below the rates that learn."""
-    rates = own.rates()
-    share = np.array([own.learned[own.rate == rate].mean() for rate in rates])
+    rates, share = own.rates(), own.shares()
     if not (share >= 0.5).any():
         return None
     good, bad = rates[share >= 0.5], share < 0.5
@@ -164,9 +163,7 @@ def _grown_most(results: Mapping[str, "xr.Dataset"], rate: float, line: Line) ->
     """The matrix whose largest level grew most at a point, as a factor, the median over networks."""
     found = {"": 1.0}
     for ds in results.values():
-        chosen = np.asarray(ds.learning_rate.values, np.float32) == np.float32(rate)
-        for name, value in line.values.items():
-            chosen &= np.asarray(ds[name].values, np.float32) == np.float32(value)
+        chosen = networks_at(ds, learning_rate=rate, **line.values)
         for name in level_variables(ds) if chosen.any() else ():
             levels = ds[name].isel(point=np.flatnonzero(chosen))
             largest = levels.max([str(d) for d in levels.dims if str(d).startswith("level")])

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from dysonjax.experiments import plotting as plots
 from dysonjax.experiments.advice.answer import Answer, OfLine
-from dysonjax.experiments.advice.tried import Tried
+from dysonjax.experiments.advice.tried import Tried, networks_at
 from dysonjax.experiments.advice.words import number
 from dysonjax.experiments.learning.boundaries import Power, wilson
 from dysonjax.experiments.learning.phases import level_variables
@@ -192,9 +192,7 @@ def _network(answer: Answer, one: OfLine, rate: float):
     """A dataset and the place in it of a network at a rate of a line, finite if there is one."""
     found = []
     for ds in answer.datasets.values():
-        at = np.asarray(ds.learning_rate.values, np.float32) == np.float32(rate)
-        for name, value in one.line.values.items():
-            at &= np.asarray(ds[name].values, np.float32) == np.float32(value)
+        at = networks_at(ds, learning_rate=rate, **one.line.values)
         found += [(int(ds.diverged_step.values[place] >= 0), ds, place) for place in np.flatnonzero(at)]
     _, ds, place = min(found, key=lambda entry: entry[0])
     return ds, int(place)

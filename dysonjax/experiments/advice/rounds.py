@@ -101,7 +101,7 @@ def boundary(tried: Tried, line: int, probability: float = SAFE) -> Boundary:
 
 @functools.lru_cache(maxsize=512)
 def _fitted(rate: bytes, seed: bytes, learned: bytes, probability: float) -> Boundary:
-    """A fit takes a tenth of a second, and every round asks for those before."""
+    """Every round asks for the fits of those before."""
     return fit_boundary(
         np.frombuffer(rate), np.frombuffer(seed, np.int64), np.frombuffer(learned, bool), probability=probability
     )
@@ -139,7 +139,7 @@ def _asked(plan: Plan, tried: Tried, line: int, number: int) -> NDArray[np.float
 
 def _about(own: Tried, edge: Boundary) -> NDArray[np.float64]:
     """Rates about a boundary: across its interval and on, as far as some networks but not all learn."""
-    rates, share = own.rates(), np.array([own.learned[own.rate == rate].mean() for rate in own.rates()])
+    rates, share = own.rates(), own.shares()
     peak = rates[np.argmax(share)]
     mixed = rates[(share < 1) & (share > 0) & (rates >= peak)]
     low = edge.low if edge.low > 0 else peak
@@ -171,5 +171,4 @@ def _best(own: Tried, edge: Boundary, number: int) -> NDArray[np.float64]:
 def candidates(own: Tried, below: float) -> NDArray[np.float64]:
     """Rates up to `below` at which every network but one in twenty has learned."""
     rates = own.rates()
-    share = np.array([own.learned[own.rate == rate].mean() for rate in rates])
-    return rates[(rates <= below) & (share >= SAFE)]
+    return rates[(rates <= below) & (own.shares() >= SAFE)]

@@ -68,6 +68,10 @@ class Tried(NamedTuple):
         """The learning rates, each once, in rising order."""
         return np.unique(self.rate)
 
+    def shares(self) -> NDArray[np.float64]:
+        """The share of networks that learned at each of `rates()`."""
+        return np.array([self.learned[self.rate == rate].mean() for rate in self.rates()])
+
 
 def tried_of(
     results: Mapping[str, "xr.Dataset"], lines: Sequence[Line], metric: str | None, thresholds: Thresholds
@@ -95,8 +99,11 @@ def _lines_of(ds: "xr.Dataset", lines: Sequence[Line]) -> NDArray[np.int64]:
     """The number of each network's line."""
     found = np.full(ds.sizes["point"], -1)
     for number, line in enumerate(lines):
-        at = np.ones(len(found), bool)
-        for name, value in line.values.items():
-            at &= np.asarray(ds[name].values, np.float32) == np.float32(value)
-        found[at] = number
+        found[networks_at(ds, **line.values)] = number
     return found
+
+
+def networks_at(ds: "xr.Dataset", **values: float) -> NDArray[np.bool_]:
+    """Which networks of a round have these values, as float32, in which they were computed."""
+    columns = [np.asarray(ds[name].values, np.float32) == np.float32(value) for name, value in values.items()]
+    return np.logical_and.reduce(columns)

@@ -11,7 +11,7 @@ from dysonjax.experiments.learning.thresholds import (
     Array,
     Intervals,
     Steps,
-    Thresholds,
+    ThresholdLaw,
     falling,
     of_networks,
     of_seeds,
@@ -68,7 +68,7 @@ class Boundary(NamedTuple):
     high: float
     method: str
     said: str
-    fitted: Thresholds | Steps
+    fitted: ThresholdLaw | Steps
     """what was fitted"""
     level: float
     """how often the interval and the band shall cover"""
@@ -93,7 +93,7 @@ def fit_boundary(
 ) -> Boundary:
     """The largest rate at which networks learn with a given probability, where that falls with the rate.
 
-    P(learns at a rate) = P(threshold > rate). Thresholds have a location and a scale in log-rate and one of three
+    P(learns at a rate) = P(threshold > rate). ThresholdLaw have a location and a scale in log-rate and one of three
     shapes: logistic, or Gumbel with its long tail to either side. The interval is that of their posterior law with the
     prior d(location) d(log scale), which covers exactly where thresholds are seen and the shape is known. A paired seed
     says between which rates its threshold lies; whole seeds are the sample. Where even the best of the three fits
@@ -232,14 +232,14 @@ def _networks(rate: ArrayLike, seed: ArrayLike, learned: ArrayLike) -> tuple[Arr
     return at[apart][np.cumsum(apart) - 1][index], seeds, yes
 
 
-def _misfit(law: Thresholds, free: Steps) -> bool:
+def _misfit(law: ThresholdLaw, free: Steps) -> bool:
     """Whether the best falling curve is so much likelier than the law that the law's shape must be wrong."""
     from scipy.special import chdtri
 
     return bool(2 * (free.likelihood - law.likelihood) > chdtri(max(len(free.at) - 2, 1), MISFIT))
 
 
-def _of_law(law: Thresholds, data: Intervals, probability: float, level: float) -> Boundary:
+def _of_law(law: ThresholdLaw, data: Intervals, probability: float, level: float) -> Boundary:
     tails = [(1 - level) / 2, 0.5, (1 + level) / 2]
     at = law.boundary(probability)
     first, last = data.at[0], data.at[-1]
@@ -271,7 +271,7 @@ def _of_steps(free: Steps, probability: float, level: float) -> Boundary:
 
 
 def _boundary(
-    ends: Sequence[float], at: Array, method: str, probability: float, level: float, fitted: Thresholds | Steps
+    ends: Sequence[float], at: Array, method: str, probability: float, level: float, fitted: ThresholdLaw | Steps
 ) -> Boundary:
     """From the logarithms of an interval's lower end, middle and upper end; ends outside the range are open."""
     low, middle, high = ends

@@ -2,7 +2,7 @@
 
 Where seeds are paired, a seed has one threshold, and its outcomes say between which rates that lies. Where networks are
 independent, each has its own, above its rate if it learned. Both are thresholds known to lie in an interval, and one
-likelihood serves them. `Thresholds` is its posterior law over three shapes, `Steps` a fit without a shape.
+likelihood serves them. `ThresholdLaw` is its posterior law over three shapes, `Steps` a fit without a shape.
 """
 
 from collections.abc import Callable, Sequence
@@ -97,7 +97,7 @@ SHAPES: tuple[tuple[Callable[[Array], Array], Callable[[float], float]], ...] = 
 """P(threshold > z) and −z where that is p: logistic, and Gumbel with its long tail to low or to high rates."""
 
 
-class Thresholds(NamedTuple):
+class ThresholdLaw(NamedTuple):
     """A posterior law: position [n] and scale [n] in log-rate, shape [n] (index into `SHAPES`), and probability [n]."""
 
     position: Array
@@ -136,7 +136,7 @@ def quantiles(values: Array, mass: Array, levels: Sequence[float]) -> Array:
     return np.interp(levels, (total - mass[order] / 2) / total[-1], values[order])
 
 
-def posterior(data: Intervals, probability: float) -> Thresholds:
+def posterior(data: Intervals, probability: float) -> ThresholdLaw:
     """The posterior law of the thresholds, with a flat prior of the boundary and of the logarithm of the scale.
 
     This prior makes intervals of a location and scale cover exactly where thresholds are seen themselves, however few
@@ -154,7 +154,7 @@ def posterior(data: Intervals, probability: float) -> Thresholds:
         mass.append(np.exp(log[kept] - best) * cell)
     masses = np.concatenate(mass)
     position, scale, shape = (np.concatenate(parts) for parts in (position, scale, shape))
-    return Thresholds(position, scale, shape, masses / masses.sum(), best)
+    return ThresholdLaw(position, scale, shape, masses / masses.sum(), best)
 
 
 def surface(data: Intervals, probability: float, shape: int) -> tuple[Array, Array, float, Array]:

@@ -21,8 +21,8 @@ def with_interval(
 
     Whole seeds are drawn anew `DRAWS` times, always the same ones. The ends are percentiles of the estimates, moved
     outwards as Student's t with n − 1 degrees of freedom and the factor n/(n − 1) of a variance ask for (Hesterberg,
-    The American Statistician 69, 371 (2015)). Measured on subsets
-    of 1000 seeds (`benchmarks/coverage.py`): 95 to 97 % with 16 seeds; 94 to 99 % with 8 and 85 to 92 % with 4.
+    The American Statistician 69, 371 (2015)). Measured on subsets of 1000 seeds (`benchmarks/coverage.py`): they hold
+    in 95 to 97 % with 16 seeds; 94 to 99 % with 8 and 85 to 92 % with 4.
 
     Args:
         name: what the estimate is called.
