@@ -262,19 +262,21 @@ def main(
     budget: int = 600_000,
     target: float = 0.0,
     fresh: int = 200,
+    dense_seeds: int = 200,
     tiny: bool = False,
 ) -> None:
     """Run the benchmark.
 
     Args:
         repetitions: of the advice against the dense grid.
-        peers_repeated: of the advice against peers; `target` must be given.
+        peers_repeated: of the advice against peers; without repetitions `target` must be given.
         model: a function of `benchmarks.own_models`.
         optimizer: a name in optax; by default plain gradient descent.
         steps: updates of a network.
         budget: updates of all networks of an advice.
-        target: test loss that counts as learnt.
+        target: test loss that counts as learnt, for peers; by default the dense grid's.
         fresh: networks that judge a rate.
+        dense_seeds: networks at each rate of the dense grid.
         tiny: a size of seconds, nothing recorded.
     """
     dj.use_all_cores()
@@ -286,7 +288,8 @@ def main(
         peers(made, chosen, 20, 4000, 1, 4, 2.0)
         return
     if repetitions:
-        found = repeated(made, chosen, steps, budget, repetitions, fresh, 200, DENSE)
+        found = repeated(made, chosen, steps, budget, repetitions, fresh, dense_seeds, DENSE)
+        target = target or found["dense"]["target"]
         record.append("advise", {"model": model, "optimizer": optimizer, "repeated": found})
     if peers_repeated:
         if not target:
