@@ -162,11 +162,27 @@ def eigenvalues(context: Context, n: int) -> dict[str, Any]:
     """Spectra a second of stacked symmetric n × n matrices by the package and by `jnp.linalg.eigvalsh`, 4n³/3 each."""
     count = int(np.clip(2**20 // n**3, 16, 4096)) * (1 if context.on_cpu else 64)
     a = spectra.symmetric(n, count, near_diagonal=False)
-    on_device, exact = jnp.asarray(a), np.linalg.eigvalsh(a.astype(float))
-    programs = {
-        "package": jax.jit(dj.spectra.eigenvalues),
-        "library": jax.jit(functools.partial(jnp.linalg.eigvalsh, symmetrize_input=False)),
-    }
+    library = functools.partial(jnp.linalg.eigvalsh, symmetrize_input=False)
+    exact = np.linalg.eigvalsh(a.astype(float))
+    sizes, cost = {"n": n, "matrices": count}, Cost(4 * n**3 / 3, 4 * n * n)
+    return _beside_library(context, a, exact, dj.spectra.eigenvalues, library, sizes, cost)
+
+
+def weight_levels(context: Context, m: int, n: int) -> dict[str, Any]:
+    """Spectra a second of stacked m × n weight matrices by the package and by `jnp.linalg.svd`, 4mn² − 4n³/3 each."""
+    count = 64 if context.on_cpu else 1024
+    w = np.random.default_rng(0).normal(size=(count, m, n)).astype(np.float32)
+    exact = np.square(np.linalg.svd(w.astype(float), compute_uv=False))
+    library = lambda w: jnp.square(jnp.linalg.svd(w, compute_uv=False))  # noqa: E731
+    sizes, cost = {"m": m, "n": n, "matrices": count}, Cost(4 * m * n**2 - 4 * n**3 / 3, 4 * m * n)
+    return _beside_library(context, w, exact, dj.spectra.levels, library, sizes, cost)
+
+
+def _beside_library(
+    context: Context, matrices: np.ndarray, exact: np.ndarray, ours: Any, library: Any, sizes: dict[str, int],
+    cost: Cost,
+) -> dict[str, Any]:  # fmt: skip
+    on_device, programs = jnp.asarray(matrices), {"package": jax.jit(ours), "library": jax.jit(library)}
     share = context._replace(budget=context.budget / 2, tell=lambda figures: None)
     found, errors = {}, {}
     for name, program in programs.items():
@@ -177,14 +193,12 @@ def eigenvalues(context: Context, n: int) -> dict[str, Any]:
                 values = program(on_device)
             jax.block_until_ready(values)
 
-        found[name] = measured(
-            share, run, count, "spectra/s", {"n": n, "matrices": count}, Cost(4 * n**3 / 3, 4 * n * n)
-        )
+        found[name] = measured(share, run, len(matrices), "spectra/s", sizes, cost)
         errors[name] = float(np.abs(np.asarray(program(on_device), float) - exact).max() / np.abs(exact).max())
-    ours, library = found["package"], found["library"]
+    own, other = found["package"], found["library"]
     kept = ("value", "spread", "compile_s", "kernels_per_update")
     return {
-        **ours, "library": {k: library[k] for k in kept}, "ratio_to_library": ours["value"] / library["value"],
+        **own, "library": {k: other[k] for k in kept}, "ratio_to_library": own["value"] / other["value"],
         "largest_errors": errors, "passed": errors["package"] < max(4 * errors["library"], 4e-6),
     }  # fmt: skip
 

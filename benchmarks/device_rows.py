@@ -33,6 +33,7 @@ ROWS = (
     Row("Dyson, Euler–Maruyama", RATES, "gas", {"scheme": "euler_maruyama"}),
     Row("RBM, Gibbs chains", RATES, "boltzmann_machine", {"kind": "chains"}),
     Row("a user's network and its own vmap", RATES, "own_network", weight=2),
+    Row("levels, 64 × 32", RATES, "weight_levels", {"m": 64, "n": 32}, 0.5),
     Row("tanh network, 100,000 replicas", RATES, "tanh_network", {"replicas": 100_000}, 2),
     Row("phase diagram, 12 × 12 × 100", RATES, "phase_diagram", weight=5),
     Row("tanh network, 1,000 replicas", RATES, "tanh_network", {"replicas": 1_000}),

@@ -17,16 +17,24 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float
 
-from dysonjax.core.dynamics import lift
 from dysonjax.kernels.eigenvalues import scale_of, sort_levels
 from dysonjax.kernels.products import dot, matvec
 
 LARGEST = 16
-"""Up to this many levels, matrices are solved side by side on a CPU; others, and other devices', by the library."""
+"""Up to this many levels, matrices are solved side by side on a CPU, others by the library."""
 TILE = 8
-"""Matrices side by side: what the compiler keeps in registers and in the first-level cache."""
+"""Matrices side by side on a CPU: what the compiler keeps in registers and in the first-level cache."""
 WORTHWHILE = 2**10
 """Where matrices × levels² are fewer, the library takes microseconds and compiling the sweeps would cost more."""
+STACKED = 32
+"""Up to so many rows and columns a GPU's library solves a stack of matrices at once, larger ones one after the other.
+
+One takes it milliseconds: 1024 networks with a matrix of 64 × 32 would wait for seconds at every snapshot.
+"""
+FEWEST, LARGEST_ELSEWHERE = 8, 128
+"""Larger matrices that are solved side by side on an accelerator: at least so many, of at most so many levels."""
+ENTRIES = 2**24
+"""Of all matrices side by side on an accelerator, so that their copies take little of its memory."""
 SWEEPS = 30
 """Sweeps over all pairs at most; eight are typical for 16 levels."""
 
@@ -45,18 +53,27 @@ def _solver(vectors: bool) -> Callable[[Array], tuple[Array, ...]]:
     @custom_vmap
     def solve(w: Array) -> tuple[Array, ...]:
         stack, shape = w.shape[:-2], w.shape[-2:]
-        count = math.prod(stack)
-        if count * min(shape) ** 2 < WORTHWHILE or not 2 <= min(shape) <= LARGEST or jnp.iscomplexobj(w):
+        count, k = math.prod(stack), min(shape)
+        if k < 2 or jnp.iscomplexobj(w):
             return library(w)
 
-        def in_tiles(w: Array) -> tuple[Array, ...]:
-            flat = jnp.pad(w.reshape(count, *shape), ((0, -count % TILE), (0, 0), (0, 0)), "edge")
-            tiles = jnp.moveaxis(flat.reshape(-1, TILE, *shape), 1, -1)
+        def in_tiles(w: Array, tile: int) -> tuple[Array, ...]:
+            flat = jnp.pad(w.reshape(count, *shape), ((0, -count % tile), (0, 0), (0, 0)), "edge")
+            tiles = jnp.moveaxis(flat.reshape(-1, tile, *shape), 1, -1)
             solved = lax.map(_side_by_side, tiles)
             flat = [jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:-1])[:count] for x in solved[: 1 + vectors]]
             return tuple(x.reshape(*stack, *x.shape[1:]) for x in flat)
 
-        return lax.platform_dependent(w, cpu=in_tiles, default=library)
+        on_cpu = k <= LARGEST and count * k**2 >= WORTHWHILE
+        elsewhere = k <= LARGEST_ELSEWHERE and count >= FEWEST and max(shape) > STACKED
+        if not on_cpu and not elsewhere:
+            return library(w)
+        many = max(1, min(count, ENTRIES // math.prod(shape)))
+        return lax.platform_dependent(
+            w,
+            cpu=partial(in_tiles, tile=TILE) if on_cpu else library,
+            default=partial(in_tiles, tile=many) if elsewhere else library,
+        )
 
     solve.def_vmap(lambda size, batched, w: (solve(w), (True,) * (1 + vectors)))
     differentiable = jax.custom_jvp(solve)
@@ -95,9 +112,14 @@ def _side_by_side(w: Float[Array, "m n R"]) -> tuple[Float[Array, "k R"], Float[
     vectors = jnp.swapaxes(columns[:k] / jnp.where(norms == 0, 1, norms)[:, None], 0, 1)
 
     def with_library(*own: Array) -> tuple[Array, ...]:
-        unsolved = jnp.where(found, 0, w)  # LAPACK never sees what is not finite
-        others = lift(partial(_by_library, vectors=True))(unsolved)
-        return tuple(jnp.where(found, *pair) for pair in zip(own, others, strict=True))
+        number = jnp.argsort(found)  # those not found come first; LAPACK never sees what is not finite
+
+        def solve(i: Array, held: tuple[Array, ...]) -> tuple[Array, ...]:
+            one = lax.dynamic_index_in_dim(w, number[i], -1, keepdims=False)
+            solved = _by_library(one, vectors=True)
+            return tuple(x.at[..., number[i]].set(y) for x, y in zip(held, solved, strict=True))
+
+        return lax.fori_loop(0, jnp.sum(~found), solve, own)
 
     return lax.cond(jnp.all(found), lambda *own: own, with_library, values, vectors)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dysonjax import spectra
+from dysonjax.kernels import singular_values
 
 SHAPES = [(3, 5), (5, 3), (4, 4), (1, 6), (6, 1)]
 
@@ -93,6 +94,20 @@ def test_levels_and_vectors_of_many(shape, mapped):
     assert np.abs(vectors.swapaxes(1, 2) @ vectors - np.eye(k)).max() < 3e-6
     turned = vectors.swapaxes(1, 2) @ w @ w.swapaxes(1, 2) @ vectors
     assert np.max(np.abs(turned - exact[:, :, None] * np.eye(k)) / (largest[:, :, None] + 1e-37)) < 4e-6
+
+
+@pytest.mark.parametrize("shape", [(40, 20), (17, 36)])
+def test_levels_and_vectors_as_on_an_accelerator(monkeypatch, shape):
+    """There larger matrices are solved side by side, too: the library would take one after the other."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    monkeypatch.setattr(singular_values, "ENTRIES", 100 * shape[0] * shape[1])  # some groups, the last one filled up
+    w, k = hard_cases(shape), min(shape)
+    values, vectors = (np.asarray(x) for x in jax.jit(lambda w: spectra.levels_and_vectors(w))(w))
+    exact = np.linalg.svd(w.astype(float), compute_uv=False) ** 2
+    assert np.max(np.abs(values - exact) / (exact[:, :1] + 1e-37)) < 3e-6
+    assert np.abs(vectors.swapaxes(1, 2) @ vectors - np.eye(k)).max() < 3e-6
+    text = jax.jit(lambda w: spectra.levels(w)).lower(w).as_text()
+    assert "while" in text and "while" not in jax.jit(lambda w: spectra.levels(w)).lower(w[:7]).as_text()
 
 
 def test_sick_matrices_leave_their_neighbours_alone():
