@@ -11,9 +11,11 @@ safe rate contain the dense grid's; what share of fresh networks learns at the r
 Peers, each with as many updates as the advice: Optuna (TPE and its median pruner, eight trials at a time), random
 search (one network a rate, the best one is taken), and the learning-rate range test of fastai and Lightning (one
 network while the rate rises from 1e-6 to 10 in 100 updates; where the smoothed loss falls fastest). All are scored by
-fresh networks of their own keys.
+fresh networks of their own keys. And Optuna in as much time as the first advice took, compiling included: one network
+after another on every core, by a loop of flax and optax that is compiled for each batch size.
 """
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -21,9 +23,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from flax import nnx
 
 import dysonjax as dj
 from benchmarks import own_models, record
@@ -181,10 +185,11 @@ def told(result: dict[str, Any]) -> str:
 
 def peers(model: Any, optimizer: Any, steps: int, budget: int, repetitions: int, fresh: int, target: float):
     """Advice and peers at as many updates, scored by fresh networks."""
-    trainer, lines = Trainer(model, optimizer, steps), []
+    trainer, lines, given = Trainer(model, optimizer, steps), [], 0.0
     trials = budget // steps // len(SIZES)
     for key in range(repetitions):
         found, seconds = advised(model, optimizer, steps, budget, target, key)
+        given = given or seconds / len(SIZES)
         for size in SIZES:
             chosen: dict[str, Callable[[], float | None]] = {
                 "advise": lambda size=size, found=found: found["lines"][size]["recommended"],
@@ -193,6 +198,9 @@ def peers(model: Any, optimizer: Any, steps: int, budget: int, repetitions: int,
             }
             if OPTUNA:
                 chosen["Optuna"] = lambda size=size, key=key: _optuna(trainer, size, budget // len(SIZES), key)
+                if isinstance(model, dj.models.FlaxModel):
+                    alone = "Optuna, one network at a time, equal time"
+                    chosen[alone] = functools.partial(_optuna_alone, model, optimizer, size, steps, given, key)
             for name, choose in chosen.items():
                 began = time.perf_counter()
                 rate = choose()
@@ -230,13 +238,7 @@ def _random_search(trainer: Trainer, size: int, trials: int, key: int) -> float:
 
 def _optuna(trainer: Trainer, size: int, updates: int, key: int) -> float:
     """TPE with the median pruner; a pruned trial is paid for up to where it was pruned."""
-    optuna = importlib.import_module("optuna")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        sampler=optuna.samplers.TPESampler(seed=key, constant_liar=True), pruner=optuna.pruners.MedianPruner()
-    )
-    marks = [trainer.steps // 8, trainer.steps // 4, trainer.steps // 2, trainer.steps]
-    spent = 0
+    optuna, study, marks, spent = *_study(key), _marks(trainer.steps), 0
     while spent < updates:
         trials = [study.ask() for _ in range(TRIALS)]
         rates = [trial.suggest_float("rate", 1e-4, 10, log=True) for trial in trials]
@@ -251,6 +253,77 @@ def _optuna(trainer: Trainer, size: int, updates: int, key: int) -> float:
             else:
                 study.tell(trial, float(values[-1]))
     return float(study.best_params["rate"])
+
+
+def _study(key: int) -> tuple[Any, Any]:
+    optuna = importlib.import_module("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(seed=key, constant_liar=True)
+    return optuna, optuna.create_study(sampler=sampler, pruner=optuna.pruners.MedianPruner())
+
+
+def _marks(steps: int) -> list[int]:
+    """Updates after which a trial may be pruned, and the last one."""
+    return [steps // 8, steps // 4, steps // 2, steps]
+
+
+def _optuna_alone(model: Any, optimizer: Any, size: int, steps: int, seconds: float, key: int) -> float:
+    """What a user would write: trials one after another on every core, each a loop that is compiled once."""
+    optuna, study = _study(key)
+    began, train, marks = time.perf_counter(), _by_hand(model, optimizer, size), _marks(steps)
+
+    def objective(trial: Any) -> float:
+        rate = trial.suggest_float("rate", 1e-4, 10, log=True)
+        run, value = train(rate, jax.random.fold_in(jax.random.key(key), trial.number)), np.inf
+        for begin, mark in zip([0, *marks], marks, strict=False):
+            value = min(float(np.nan_to_num(run(mark - begin), nan=1e6)), 1e6)
+            trial.report(value, mark)
+            if mark < steps and trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    train(0.1, jax.random.key(0))(1)  # compiles
+    study.optimize(objective, timeout=seconds - (time.perf_counter() - began), n_jobs=jax.local_device_count())
+    return float(study.best_params["rate"])
+
+
+def _by_hand(model: Any, optimizer: Any, size: int) -> Callable[..., Callable[[int], float]]:
+    """`train(rate, key)` → `run(updates)` → test loss, of one network, by flax and optax."""
+    import optax
+
+    make = optimizer or optax.sgd
+    data, test = (jax.tree.map(jnp.asarray, x) for x in (model.data, model.test_data))
+
+    def start(rate: Any, key: Any) -> Any:
+        params = nnx.state(model.module(nnx.Rngs(key)))
+        return params, make(rate).init(params)
+
+    graph = nnx.graphdef(nnx.eval_shape(lambda: model.module(nnx.Rngs(0))))
+    loss = lambda params, examples: model.loss_function(nnx.merge(graph, params), examples)  # noqa: E731
+
+    def updates(rate: Any, key: Any, state: Any, count: Any) -> Any:
+        def update(i: Any, state: Any) -> Any:
+            params, own = state
+            chosen = jax.random.randint(jax.random.fold_in(key, i), (size,), 0, len(data[0]))
+            gradient = jax.grad(loss)(params, jax.tree.map(lambda x: x[chosen], data))
+            change, own = make(rate).update(gradient, own, params)
+            return optax.apply_updates(params, change), own
+
+        state = jax.lax.fori_loop(0, count, update, state)
+        return state, loss(state[0], test)
+
+    start, updates = jax.jit(start), jax.jit(updates)
+
+    def train(rate: float, key: Any) -> Callable[[int], float]:
+        held = [start(rate, key)]
+
+        def run(count: int) -> float:
+            held[0], value = updates(rate, key, held[0], count)
+            return float(value)
+
+        return run
+
+    return train
 
 
 def main(
@@ -271,7 +344,7 @@ def main(
         repetitions: of the advice against the dense grid.
         peers_repeated: of the advice against peers; without repetitions `target` must be given.
         model: a function of `benchmarks.own_models`.
-        optimizer: a name in optax; by default plain gradient descent.
+        optimizer: a function of `benchmarks.own_models` or a name in optax; by default plain gradient descent.
         steps: updates of a network.
         budget: updates of all networks of an advice.
         target: test loss that counts as learnt, for peers; by default the dense grid's.
@@ -282,7 +355,8 @@ def main(
     dj.use_all_cores()
     import optax
 
-    made, chosen = getattr(own_models, model)(), getattr(optax, optimizer) if optimizer else None
+    made = getattr(own_models, model)()
+    chosen = (getattr(own_models, optimizer, None) or getattr(optax, optimizer)) if optimizer else None
     if tiny:
         repeated(made, chosen, 20, 4000, 1, 4, 2, DENSE[::4])
         peers(made, chosen, 20, 4000, 1, 4, 2.0)

@@ -4,6 +4,12 @@ dysonjax advise benchmarks.own_models:cnn --optimizer adam --budget 5m
 dysonjax phase-diagram --model benchmarks.own_models:recurrent
 """
 
+import importlib
+from typing import Any
+
+import jax
+import numpy as np
+
 from benchmarks.networks import ROWS
 from dysonjax import models
 
@@ -29,6 +35,42 @@ def transformer() -> models.FlaxModel:
 def recurrent() -> models.FlaxModel:
     """32 units that read a digit row by row."""
     return _model("RNN")
+
+
+def unseen() -> models.FunctionModel:
+    """Equinox: 30-64-64-2 with GELU and LayerNorm on the breast-cancer data of scikit-learn.
+
+    Nothing of `dysonjax advise` was tried on it before the recorded run. `momentum` was chosen as its optimiser.
+    """
+    eqx: Any = importlib.import_module("equinox")  # with the extra `bench`, as scikit-learn
+    x, y = importlib.import_module("sklearn.datasets").load_breast_cancer(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x = ((x - x.mean(axis=0)) / x.std(axis=0)).astype(np.float32)[order]
+    y, trained = y.astype(np.int32)[order], 400
+
+    def network(key: jax.Array) -> Any:
+        first, second, last = jax.random.split(key, 3)
+        of_layer, of_norm, gelu = eqx.nn.Linear, eqx.nn.LayerNorm(64), eqx.nn.Lambda(jax.nn.gelu)
+        layers = [of_layer(30, 64, key=first), of_norm, gelu, of_layer(64, 64, key=second), of_norm, gelu]
+        return eqx.nn.Sequential([*layers, of_layer(64, 2, key=last)])
+
+    rest = eqx.partition(network(jax.random.key(0)), eqx.is_array)[1]
+
+    def cross_entropy(arrays: Any, example: Any) -> jax.Array:
+        inputs, label = example
+        return -jax.nn.log_softmax(eqx.combine(arrays, rest)(inputs))[label]
+
+    return models.FunctionModel(
+        lambda key: eqx.filter(network(key), eqx.is_array),
+        cross_entropy,
+        data=(x[:trained], y[:trained]),
+        test_data=(x[trained:], y[trained:]),
+    )
+
+
+def momentum(learning_rate: float) -> Any:
+    """Gradient descent with momentum 0.9."""
+    return importlib.import_module("optax").sgd(learning_rate, momentum=0.9)
 
 
 def _model(name: str) -> models.FlaxModel:
