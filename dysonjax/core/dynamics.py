@@ -97,6 +97,7 @@ class Dynamics(ByValue):
     - `lifted`: the engine chooses how `step` is done for a tile, so that its sums may be taken in an order that no
       single replica would have; False: always `jax.vmap` with replicas last, whose numbers older runs hold;
     - `tile`: how many replicas lie side by side on a CPU (0: the engine's choice);
+    - `shared_bytes`: of data that all replicas share, and every device holds once;
     - `config`: JSON that says what this is; a stored run is continued only by a dynamics with the same one. Its entry
       `numerics` (1 where there is none) goes up by one when the same settings give other numbers than before: another
       stream or order of random numbers, another order of summation.
@@ -115,4 +116,5 @@ class Dynamics(ByValue):
     observables: tuple[Any, ...] = ()
     lifted: bool = True
     tile: int = 0
+    shared_bytes: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -43,6 +43,12 @@ class Examples(ByValue):
         """Whether there are test examples."""
         return self.model.test_data is not None or self.endless or isinstance(self.batches, int)
 
+    @property
+    def shared_bytes(self) -> int:
+        """Of the examples that all replicas share."""
+        held = (None if self.endless else self.model.data, self.model.test_data)
+        return sum(x.size * jax.dtypes.canonicalize_dtype(x.dtype).itemsize for x in jax.tree.leaves(held))
+
     def draw(self, key: PRNGKeyArray, batch_size: int) -> Drawn:
         """What stays with a replica; raises `InputError` when examples are too few."""
         order_key, train_key, test_key = jax.random.split(key, 3)

@@ -123,6 +123,7 @@ def train(
         },
         static=("batch_size",),
         observables=_observables(model, examples),
+        shared_bytes=examples.shared_bytes,
         config={
             "dynamics": "sgd",
             "numerics": NUMERICS,

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from dysonjax.core.dynamics import Dynamics
-from dysonjax.core.errors import require, whole
+from dysonjax.core.errors import InputError, require, whole
 from dysonjax.core.observables import Observable
 from dysonjax.core.snapshots import check_snapshots
 from dysonjax.engine.grid import Grid, Points, Replicas, with_value
 from dysonjax.engine.loop import SNAPSHOTS_PER_CHUNK, layout, tile_size
+from dysonjax.engine.working_memory import working_bytes
 from dysonjax.runtime.devices import Devices
 from dysonjax.storage.metadata import Header, label
 
@@ -92,12 +93,18 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     observables = tuple(dynamics.observables if scan.observables is None else scan.observables)
     devices = tuple(devices or jax.local_devices())
     replicas = replicas_of(scan, grid)
-    shown = layout(dynamics, observables, replicas.hyper(0, slice(0, 1)))
+    shared, total, budget = dynamics.shared_bytes * len(devices), device_memory(devices), memory_budget(devices)
+    if shared > total:
+        each, most = (in_bytes(x / len(devices)) for x in (shared, total))
+        raise InputError(f"data = {each}: expected at most {most}, for every device holds all examples in its memory")
+    firsts = [replicas.hyper(bucket, slice(0, 1)) for bucket in range(len(replicas.buckets))]
+    layouts = [layout(dynamics, observables, first) for first in firsts]  # bad sizes are refused before anything runs
+    shown = layouts[0]
     recorded = sum(int(np.prod(inner)) * dtype.itemsize for inner, dtype in shown.arrays.values())
-    most = shown.bytes_per_replica
-    for bucket in range(1, len(replicas.buckets)):  # bad sizes must be refused before anything has run
-        most = max(most, layout(dynamics, observables, replicas.hyper(bucket, slice(0, 1))).bytes_per_replica)
-    most += recorded * SNAPSHOTS_PER_CHUNK
+    most = max(one.bytes_per_replica for one in layouts) + recorded * SNAPSHOTS_PER_CHUNK
+    working = 0  # on a CPU for a few replicas at a time
+    if devices[0].platform != "cpu":
+        working = max(working_bytes(dynamics, observables, first) for first in firsts)
 
     experiment = {
         **dynamics.config,
@@ -114,14 +121,15 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     }
     arrays["diverged_step"] = ((), np.dtype(np.int32))
     header = _laid_out(Header(experiment, {}, {}, {}, marks, label(shown.variables), []), grid, replicas)
-    total, budget = device_memory(devices), memory_budget(devices)
     block = replicas.count if block_size is None else whole("block_size", block_size)
     block = block if scan.whole_blocks else min(replicas.count, block)
-    tile = tile_size(dynamics, -(-block // len(devices)), devices[0].platform, budget // (most * len(devices)))
+    one = (most + working) * len(devices)
+    tile = tile_size(dynamics, -(-block // len(devices)), devices[0].platform, budget // one)
     unit = tile * len(devices)
     require(
-        most * unit <= total, "grid", grid.shape,
-        f"replicas that fit: {tile} a device take {in_bytes(most * tile)} of {in_bytes(total // len(devices))}",
+        one * tile <= total, "grid", grid.shape,
+        f"replicas that fit: {tile} a device take {in_bytes(one * tile / len(devices))} of "
+        f"{in_bytes(total // len(devices))}",
     )  # fmt: skip
     size = block_size
     if size is None:

@@ -69,14 +69,14 @@ class Tile(NamedTuple):
         def to_mark(m, held):
             carry, records = held
             begin, end = jnp.where(m == 0, first, marks[m - 1]), jnp.minimum(marks[m], last)
-            carry = _loop(begin, end, lambda i, c: self._update(i, c, keys, look(), steps), carry, self.together)
+            carry = _loop(begin, end, lambda i, c: self.update(i, c, keys, look(), steps), carry, self.together)
             return jax.lax.cond(
                 end == marks[m], lambda c, r: self._record(c, r, look(), m, end), lambda c, r: (c, r), carry, records
             )
 
         return jax.lax.fori_loop(0, count, to_mark, (carry, records))
 
-    def _update(self, number, carry, keys, given, steps):
+    def update(self, number, carry, keys, given, steps):
         common = {"step": number, "steps": steps}
         keys = self._across(lambda key: jax.random.fold_in(key, number))(keys)
         if self.dynamics.block_step:

@@ -3,6 +3,9 @@
 import logging
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import ornstein_uhlenbeck
 
@@ -12,6 +15,7 @@ from dysonjax.engine import planning
 from dysonjax.engine.cost import duration
 from dysonjax.engine.planning import Scan, in_bytes, prepare
 from dysonjax.engine.scanning import ScanJob
+from dysonjax.engine.working_memory import peak_bytes
 from dysonjax.experiments import running
 from dysonjax.experiments.gas.experiment import GasRun
 from dysonjax.storage import store
@@ -58,6 +62,45 @@ def test_a_tile_on_an_accelerator_is_no_larger_than_a_block():
     grid = dj.Grid(learning_rate=[0.1], batch_size=[2], seed=range(100_000))
     tiles = {size: prepare(Scan(OU, grid, 10), [device], block_size=size).tile for size in (None, 16_384, 1000)}
     assert tiles == {None: 16_384, 16_384: 16_384, 1000: 1024}
+
+
+def test_a_tile_on_an_accelerator_leaves_room_for_what_an_update_needs():
+    """A network with wide layers in large batches holds little, and needs much while it is updated."""
+    x = np.zeros((256, 4), np.float32)
+    wide = dj.models.FunctionModel(
+        lambda key: {"a": jnp.zeros((4, 512)), "b": jnp.zeros((512, 4))},
+        lambda w, example: jnp.sum((jnp.tanh(example @ w["a"]) @ w["b"] - example) ** 2), data=x, watch=None,
+    )  # fmt: skip
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 8 * 10**9})
+    tile = {}
+    for size in (1, 256):
+        grid = dj.Grid(learning_rate=[0.1], batch_size=[size], seed=range(100_000))
+        tile[size] = prepare(Scan(dj.sgd(wide), grid, 10), [device]).tile
+    assert tile[1] == 16_384
+    assert 1024 <= tile[256] <= 4096  # about 256 × 512 × 4 bytes, one to three times, of 4 GB
+
+
+def test_peak_of_a_trace():
+    """Two arrays of 4000 bytes at a time, three in the branch of a condition; what nobody reads is not made."""
+
+    def function(x):
+        a = jnp.sin(x)
+        b = jnp.cos(a)
+        jnp.tan(b)
+        return jax.lax.cond(b[0] > 0, lambda b: jnp.exp(b) + jnp.exp(-b), lambda b: b, b).sum()
+
+    closed = jax.make_jaxpr(function)(jnp.zeros(1000))
+    assert 4 * 4000 <= peak_bytes(closed.jaxpr) <= 5 * 4000 + 100
+    assert peak_bytes(jax.make_jaxpr(lambda x: jnp.cos(jnp.sin(x)).sum())(jnp.zeros(1000)).jaxpr) == 8000
+
+
+def test_data_that_no_device_holds_are_refused(monkeypatch):
+    data = np.zeros((1000, 5), np.float32)
+    model = dj.models.FunctionModel(lambda key: {"w": jnp.zeros(5)}, lambda w, x: jnp.dot(w["w"], x), data, watch=None)
+    monkeypatch.setattr(planning, "device_memory", lambda devices: 15_000 * len(devices))
+    expected = r"data = 20 kB: expected at most 15 kB, for every device holds all examples in its memory"
+    with pytest.raises(dj.InputError, match=expected):
+        dj.scan(dj.sgd(model), dj.Grid(learning_rate=[0.1], batch_size=[1]), 10)
 
 
 def test_a_grid_that_is_too_large_is_cut_smaller_and_says_so(monkeypatch, caplog):
