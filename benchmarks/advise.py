@@ -4,9 +4,10 @@
     python -m benchmarks.advise --peers-repeated 5 --target 0.7 --model cnn   # against peers at as many updates
     python -m benchmarks.advise --tiny             # both at a size of seconds, nothing recorded
 
-Dense grid: many learning rates with 200 networks each, as nobody would train them. Its fit says what the largest safe
-rate is, its best mean what loss can be had. Of every repetition, which has a key of its own: does the interval of the
-safe rate contain the dense grid's; what share of fresh networks learns at the recommended rate; their mean loss.
+Dense grid: many learning rates with 200 networks each, as nobody would train them, more where learning ends. Its fit
+says what the largest safe rate is, its best mean what loss can be had. Of every repetition, which has a key of its own:
+does the interval of the safe rate contain the dense grid's; what share of fresh networks learns at the recommended
+rate; their mean loss.
 
 Peers, each with as many updates as the advice: Optuna (TPE and its median pruner, eight trials at a time), random
 search (one network a rate, the best one is taken), and the learning-rate range test of fastai and Lightning (one
@@ -37,6 +38,8 @@ from dysonjax.experiments.advice.tried import Tried
 OPTUNA = importlib.util.find_spec("optuna") is not None  # comes with the extra `bench`
 SIZES = (8, 32, 128)
 DENSE = np.geomspace(1e-3, 10, 25)
+FINER = 16
+"""Rates between those of the dense grid where nearly all and nearly none learn: it is too coarse to tell where."""
 TRIALS = 8
 """Trials of Optuna side by side."""
 RANGE = (1e-6, 10.0, 100)
@@ -85,24 +88,33 @@ def _rising(update: Any, steps: Any) -> Any:
 
 def dense_grid(trainer: Trainer, seeds: int, rates: np.ndarray, share: float = 0.8) -> dict[str, Any]:
     """Of each batch size the fitted safe rate and the best mean loss; the target, from the best median of all."""
-    found: dict[int, np.ndarray] = {}
-    for size in SIZES:
-        pairs = [(rate, seed) for rate in rates for seed in range(seeds)]
-        found[size] = trainer.ends(size, *zip(*pairs, strict=True), key=FRESH_KEY - 1).reshape(len(rates), seeds)
+    found = {size: _ends(trainer, size, rates, seeds) for size in SIZES}
     initial = float(np.median(trainer.ends(SIZES[0], [1e-12] * 16, range(16), key=FRESH_KEY - 1)))
     best = min(float(np.median(ends, axis=1).min()) for ends in found.values())
     target = initial - share * (initial - best)
-    answer: dict[str, Any] = {"target": target, "initial": initial, "networks": seeds * len(rates) * len(SIZES)}
+    answer: dict[str, Any] = {"target": target, "initial": initial, "networks": 0}
     for size, ends in found.items():
-        learned = ends <= target
-        tried = _tried(np.repeat(rates, seeds), np.tile(np.arange(seeds), len(rates)), learned.ravel(), ends.ravel())
-        means = ends.mean(axis=1)
+        learned, means = (ends <= target).mean(axis=1), ends.mean(axis=1)
+        top = int(learned.argmax())
+        last = top + int(np.flatnonzero(learned[top:] >= 0.98 * learned[top])[-1])
+        none = last + 1 + int((learned[last + 1 :] <= 0.02).argmax()) if (learned[last:] <= 0.02).any() else -1
+        finer = np.geomspace(rates[last], rates[none], FINER + 2)[1:-1]
+        at, ends = np.r_[rates, finer], np.r_[ends, _ends(trainer, size, finer, seeds)]
+        tried = _tried(np.repeat(at, seeds), np.tile(np.arange(seeds), len(at)), (ends <= target).ravel(), ends.ravel())
         edge = boundary(tried, 0)
+        answer["networks"] += ends.size
         answer[str(size)] = {
             "safe": edge.rate, "interval": [edge.low, edge.high], "best_loss": float(means.min()),
-            "best_rate": float(rates[int(means.argmin())]),
+            "best_rate": float(rates[int(means.argmin())]), "method": edge.method,
+            "curve": sorted(zip(at.tolist(), (ends <= target).mean(axis=1).tolist(), strict=True)),
         }  # fmt: skip
     return answer
+
+
+def _ends(trainer: Trainer, size: int, rates: np.ndarray, seeds: int) -> np.ndarray:
+    """Test losses [rate, seed] of the dense grid."""
+    pairs = [(rate, seed) for rate in rates for seed in range(seeds)]
+    return trainer.ends(size, *zip(*pairs, strict=True), key=FRESH_KEY - 1).reshape(len(rates), seeds)
 
 
 def _tried(rate: np.ndarray, seed: np.ndarray, learned: np.ndarray, end: np.ndarray) -> Tried:
