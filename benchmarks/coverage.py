@@ -129,7 +129,7 @@ PEERS = tuple(Case(n, w, law=law) for n, w, law in
 
 def best_and_profile(data: tuple[np.ndarray, ...], probability: float) -> tuple[float, np.ndarray, np.ndarray]:
     """Of the logistic alone: the likeliest boundary, a grid of boundaries, the profile's log-likelihood ratio there."""
-    position, scale, _, (log, *_) = surface(of_seeds(np.log(data[0]), *data[1:]), probability, 0)
+    position, scale, _, log = surface(of_seeds(np.log(data[0]), *data[1:]), probability, 0)
     at = (position - SHAPES[0][1](probability) * scale)[:, 0]
     profile = log.max(1)
     return at[np.argmax(profile)], at, profile - profile.max()
