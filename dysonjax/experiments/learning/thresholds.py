@@ -17,7 +17,7 @@ NARROWEST = 0.005
 """Narrowest transition considered: its scale, in units of the smallest distance of two rates (in logarithms)."""
 SCATTERED, WIDER = 0.1, 8.0
 """In three of the shapes this share of thresholds scatters so many times wider than the others."""
-POSITIONS, SCALES = 120, 32
+POSITIONS, SCALES = 80, 24
 """Points of the grid over positions and scales."""
 DROP = 12.0
 """Log-likelihoods this far below the best do not count."""
