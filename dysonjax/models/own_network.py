@@ -262,6 +262,8 @@ class OwnNetwork(ByValue):
         return jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data)
 
     def loss(self, params: PyTree, example: PyTree, task: PyTree) -> Float[Array, ""]:
+        if self.of_batch:
+            raise InputError("of_batch = True: expected False, the loss of one example, which this dynamics is made of")
         examples = jax.tree.map(lambda x: x[None], example)
         return self.batch_loss(params, task, examples, jax.random.key(0), True)[0]
 

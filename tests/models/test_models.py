@@ -318,3 +318,13 @@ def test_what_a_user_gets_wrong_is_one_line_with_its_cause(options, words, cause
         dj.models.FlaxModel(**given)
     assert "\n" not in str(refusal.value)
     assert type(refusal.value.__cause__) is type(None) if cause is None else isinstance(refusal.value.__cause__, cause)
+
+
+@pytest.mark.parametrize("dynamics", [dj.matrix_langevin, lambda model: dj.svag(model, 2)])
+def test_a_loss_of_a_batch_is_refused_where_examples_are_weighed_one_by_one(dynamics):
+    model = dj.models.FunctionModel(
+        lambda key: {"w": jax.random.normal(key, (3, 2))}, lambda params, x: jnp.mean((x @ params["w"]) ** 2),
+        data=np.zeros((20, 3), np.float32), of_batch=True,
+    )  # fmt: skip
+    with pytest.raises(dj.InputError, match=r"^of_batch = True: expected False, the loss of one example"):
+        dj.scan(dynamics(model), dj.Grid(learning_rate=[0.1], batch_size=[4]), 5, progress=False)
