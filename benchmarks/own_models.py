@@ -8,6 +8,7 @@ import importlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.networks import ROWS
@@ -35,6 +36,20 @@ def transformer() -> models.FlaxModel:
 def recurrent() -> models.FlaxModel:
     """32 units that read a digit row by row."""
     return _model("RNN")
+
+
+def tanh() -> models.FunctionModel:
+    """The papers' network 3-32-16-1, of which the middle matrix is trained, with one teacher for all replicas."""
+    teacher = models.TanhNetwork().task(jax.random.key(0))
+
+    def output(w: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(teacher["Z"] @ jnp.tanh(w @ jnp.tanh(teacher["M"] @ x)))[0]
+
+    return models.FunctionModel(
+        lambda key: {"W": jax.random.normal(key, (16, 32)) / 32**0.5},
+        lambda params, x: 0.5 * (output(params["W"], x) - output(teacher["W"], x)) ** 2,
+        data=lambda key, num: jax.random.normal(key, (num, 3)),
+    )
 
 
 def unseen() -> models.FunctionModel:
