@@ -43,7 +43,7 @@ def tanh() -> models.FunctionModel:
     teacher = models.TanhNetwork().task(jax.random.key(0))
 
     def output(w: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.tanh(teacher["Z"] @ jnp.tanh(w @ jnp.tanh(teacher["M"] @ x)))[0]
+        return (teacher["Z"] @ jnp.tanh(w @ jnp.tanh(teacher["M"] @ x)))[0]
 
     return models.FunctionModel(
         lambda key: {"W": jax.random.normal(key, (16, 32)) / 32**0.5},
