@@ -44,6 +44,8 @@ TRIALS = 8
 """Trials of Optuna side by side."""
 RANGE = (1e-6, 10.0, 100)
 """First and last rate of the range test, and its updates."""
+TESTS = 512
+"""Test examples at most, as an advice uses: another part of them would be another metric, and another boundary."""
 FRESH_KEY = 1_000_000
 """Base key of the networks that judge."""
 
@@ -53,7 +55,7 @@ class Trainer:
 
     def __init__(self, model: Any, optimizer: Any, steps: int) -> None:
         self.steps = steps
-        self.dynamics = dj.train(model, optimizer)
+        self.dynamics = dj.train(model, optimizer, tests=TESTS)
         self.rising = dj.train(model, optimizer, schedule=_rising)
 
     def ends(self, size: int, rates: Sequence[float], seeds: Sequence[int], key: int, marks: Any = None) -> np.ndarray:
