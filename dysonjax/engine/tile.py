@@ -77,6 +77,7 @@ class Tile(NamedTuple):
         return jax.lax.fori_loop(0, count, to_mark, (carry, records))
 
     def update(self, number, carry, keys, given, steps):
+        """The carry after update `number` of `steps`; a replica that fails is held where it was."""
         common = {"step": number, "steps": steps}
         keys = self._across(lambda key: jax.random.fold_in(key, number))(keys)
         if self.dynamics.block_step:

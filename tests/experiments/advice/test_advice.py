@@ -1,6 +1,7 @@
 """An advice from the first network to the figures: interrupted, read without its network, refused."""
 
 import json
+import re
 from typing import Any
 
 import jax
@@ -177,7 +178,11 @@ def test_words_of_a_network_that_never_learns_and_one_that_always_does():
     few: dict[str, Any] = {"batch_size": 4, "rounds": 2, "learning_rate": [0.01, 0.1, 1.0]}
     said = str(dj.advise(noise, **changed(few)))
     assert said.startswith("Nothing learns: at no learning rate tried (learning rates 0.01 … 1)")
-    said = str(dj.advise(MODEL, **changed(few | {"learning_rate": [0.03, 0.06, 0.1]})))
+    said = str(
+        dj.advise(MODEL, **changed(few | {"learning_rate": [0.03, 0.06, 0.1], "rounds": 5, "budget": "24000 updates"}))
+    )
     assert said.startswith("Use learning rate 0.")
-    assert "All learning rates up to 0.1 learn: the safe ones end above." in said
-    assert "the boundary is above 0.1, the largest rate that was tried; larger --learning-rate would find it" in said
+    assert re.search(r"All learning rates up to 0\.1\d* learn: the safe ones end above\.", said)
+    assert re.search(
+        r"the boundary is above 0\.1\d*, the largest rate that was tried; larger --learning-rate would", said
+    )
