@@ -55,7 +55,7 @@ def tanh() -> models.FunctionModel:
 def unseen() -> models.FunctionModel:
     """Equinox: 30-64-64-2 with GELU and LayerNorm on the breast-cancer data of scikit-learn.
 
-    Nothing of `dysonjax advise` was tried on it before the recorded run. `momentum` was chosen as its optimiser.
+    For a run of `benchmarks.advise` after all tuning: no advice was tried on it before. Its optimiser is `momentum`.
     """
     eqx: Any = importlib.import_module("equinox")  # with the extra `bench`, as scikit-learn
     x, y = importlib.import_module("sklearn.datasets").load_breast_cancer(return_X_y=True)

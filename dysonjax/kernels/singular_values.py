@@ -27,10 +27,7 @@ TILE = 8
 WORTHWHILE = 2**10
 """Where matrices × levels² are fewer, the library takes microseconds and compiling the sweeps would cost more."""
 STACKED = 32
-"""Up to so many rows and columns a GPU's library solves a stack of matrices at once, larger ones one after the other.
-
-One takes it milliseconds: 1024 networks with a matrix of 64 × 32 would wait for seconds at every snapshot.
-"""
+"""Up to so many rows and columns cuSOLVER (gesvdjBatched) solves a stack at once, larger ones one after the other."""
 FEWEST, LARGEST_ELSEWHERE = 8, 128
 """Larger matrices that are solved side by side on an accelerator: at least so many, of at most so many levels."""
 ENTRIES = 2**24
