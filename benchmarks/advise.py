@@ -297,7 +297,9 @@ def _optuna_alone(model: Any, optimizer: Any, size: int, steps: int, seconds: fl
         return value
 
     train(0.1, jax.random.key(0))(1)  # compiles
-    study.optimize(objective, timeout=max(1.0, seconds - (time.perf_counter() - began)), n_jobs=jax.local_device_count())
+    study.optimize(
+        objective, timeout=max(1.0, seconds - (time.perf_counter() - began)), n_jobs=jax.local_device_count()
+    )
     return float(study.best_params["rate"])
 
 
