@@ -96,21 +96,27 @@ def dense_grid(trainer: Trainer, seeds: int, rates: np.ndarray, share: float = 0
     target = initial - share * (initial - best)
     answer: dict[str, Any] = {"target": target, "initial": initial, "networks": 0}
     for size, ends in found.items():
-        learned, means = (ends <= target).mean(axis=1), ends.mean(axis=1)
-        top = int(learned.argmax())
-        last = top + int(np.flatnonzero(learned[top:] >= 0.98 * learned[top])[-1])
-        none = last + 1 + int((learned[last + 1 :] <= 0.02).argmax()) if (learned[last:] <= 0.02).any() else -1
-        finer = np.geomspace(rates[last], rates[none], FINER + 2)[1:-1]
+        means = ends.mean(axis=1)
+        finer = _where_learning_ends(rates, (ends <= target).mean(axis=1))
         at, ends = np.r_[rates, finer], np.r_[ends, _ends(trainer, size, finer, seeds)]
-        tried = _tried(np.repeat(at, seeds), np.tile(np.arange(seeds), len(at)), (ends <= target).ravel(), ends.ravel())
+        learned = ends <= target
+        tried = _tried(np.repeat(at, seeds), np.tile(np.arange(seeds), len(at)), learned.ravel(), ends.ravel())
         edge = boundary(tried, 0)
         answer["networks"] += ends.size
         answer[str(size)] = {
             "safe": edge.rate, "interval": [edge.low, edge.high], "best_loss": float(means.min()),
             "best_rate": float(rates[int(means.argmin())]), "method": edge.method,
-            "curve": sorted(zip(at.tolist(), (ends <= target).mean(axis=1).tolist(), strict=True)),
+            "curve": sorted(zip(at.tolist(), learned.mean(axis=1).tolist(), strict=True)),
         }  # fmt: skip
     return answer
+
+
+def _where_learning_ends(rates: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Rates between the last at which nearly as many learn as at the best, and the first at which hardly any do."""
+    top = int(share.argmax())
+    last = top + int(np.flatnonzero(share[top:] >= 0.98 * share[top])[-1])
+    none = np.flatnonzero(share[last:] <= 0.02)
+    return np.geomspace(rates[last], rates[last + none[0] if len(none) else -1], FINER + 2)[1:-1]
 
 
 def _ends(trainer: Trainer, size: int, rates: np.ndarray, seeds: int) -> np.ndarray:

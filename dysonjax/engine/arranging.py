@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from dysonjax.core.dynamics import Dynamics
 from dysonjax.core.values import Known
 from dysonjax.kernels.replicas_last.multiplying import WRITTEN_OUT
-from dysonjax.kernels.replicas_last.reaching import opened
+from dysonjax.kernels.replicas_last.reaching import jaxprs_of
 
 Way = Literal["vmapped", "last", "first"]
 """vmapped: `jax.vmap`, replicas last, as built-in dynamics have it. last: `kernels.replicas_last`. first: `jax.vmap`
@@ -107,7 +107,5 @@ def _products(jaxpr: Any, times: int) -> Iterator[tuple[int, int]]:
             one = math.prod(out.shape) * math.prod(kernel) // max(features, 1)
             yield one, one * times
         repeated = times * params["length"] if name == "scan" else times
-        for held in jax.tree.leaves(list(params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
-            inner = opened(held)[0]
-            if hasattr(inner, "eqns"):
-                yield from _products(inner, repeated)
+        for inner in jaxprs_of(equation):
+            yield from _products(inner, repeated)

@@ -101,7 +101,7 @@ def simulate(
     observables = tuple(dynamics.observables if observables is None else observables)
     devices = tuple(devices or jax.local_devices())
     static = {name: hyper[name] for name in dynamics.static}
-    program = program_of(dynamics, observables, static, devices, _kinds(dynamics, hyper))
+    program = program_of(dynamics, observables, static, devices, kinds_of(dynamics, hyper))
 
     n = keys.shape[0]
     tile = tile or tile_size(dynamics, -(-n // len(devices)), devices[0].platform)
@@ -168,7 +168,7 @@ def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping
     """Shapes [behind replica and snapshot], dtypes, labels of all recorded arrays, and the memory a replica needs."""
     static = tuple((name, hyper[name]) for name in dynamics.static)
     watched = tuple(map(Known, observables))
-    return _layout(Known(dynamics), watched, static, _kinds(dynamics, hyper), settings())
+    return _layout(Known(dynamics), watched, static, kinds_of(dynamics, hyper), settings())
 
 
 @functools.lru_cache(maxsize=64)
@@ -209,7 +209,7 @@ def program_of(
 ) -> Program:  # fmt: skip
     """The program of a dynamics, made once for all that are equal; `kinds`: dtypes of traced hyper-parameters."""
     if kinds is None:
-        kinds = _kinds(dynamics, dict.fromkeys(dynamics.parameters, 1.0))
+        kinds = kinds_of(dynamics, dict.fromkeys(dynamics.parameters, 1.0))
     fixed = tuple(static.items())
     way = way_of(dynamics, fixed, kinds, devices[0].platform)
     return _made(Known(dynamics), tuple(map(Known, observables)), fixed, tuple(devices), way, settings())
@@ -250,6 +250,6 @@ def _made(
     return Program(start=spread(start, 2), advance=spread(advance, 3, 2, donate=(0,)))
 
 
-def _kinds(dynamics: Dynamics, hyper: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def kinds_of(dynamics: Dynamics, hyper: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """Names and dtypes of traced hyper-parameters, in an order that no caller decides."""
     return tuple((k, jnp.asarray(hyper[k]).dtype) for k in sorted(hyper) if k not in dynamics.static)

@@ -95,8 +95,8 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     replicas = replicas_of(scan, grid)
     shared, total, budget = dynamics.shared_bytes * len(devices), device_memory(devices), memory_budget(devices)
     if shared > total:
-        each, most = (in_bytes(x / len(devices)) for x in (shared, total))
-        raise InputError(f"data = {each}: expected at most {most}, for every device holds all examples in its memory")
+        own, room = (in_bytes(x / len(devices)) for x in (shared, total))
+        raise InputError(f"data = {own}: expected at most {room}, for every device holds all examples in its memory")
     firsts = [replicas.hyper(bucket, slice(0, 1)) for bucket in range(len(replicas.buckets))]
     layouts = [layout(dynamics, observables, first) for first in firsts]  # bad sizes are refused before anything runs
     shown = layouts[0]
@@ -104,7 +104,7 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     most = max(one.bytes_per_replica for one in layouts) + recorded * SNAPSHOTS_PER_CHUNK
     working = 0  # on a CPU for a few replicas at a time
     if devices[0].platform != "cpu":
-        working = max(working_bytes(dynamics, observables, first) for first in firsts)
+        working = max(working_bytes(dynamics, observables, first, devices[0].platform) for first in firsts)
 
     experiment = {
         **dynamics.config,
@@ -123,12 +123,12 @@ def prepare(scan: Scan, devices: Devices | None = None, shares: int = 1, block_s
     header = _laid_out(Header(experiment, {}, {}, {}, marks, label(shown.variables), []), grid, replicas)
     block = replicas.count if block_size is None else whole("block_size", block_size)
     block = block if scan.whole_blocks else min(replicas.count, block)
-    one = (most + working) * len(devices)
-    tile = tile_size(dynamics, -(-block // len(devices)), devices[0].platform, budget // one)
+    side_by_side = (most + working) * len(devices)  # bytes of one replica on every device
+    tile = tile_size(dynamics, -(-block // len(devices)), devices[0].platform, budget // side_by_side)
     unit = tile * len(devices)
     require(
-        one * tile <= total, "grid", grid.shape,
-        f"replicas that fit: {tile} a device take {in_bytes(one * tile / len(devices))} of "
+        side_by_side * tile <= total, "grid", grid.shape,
+        f"replicas that fit: {tile} a device take {in_bytes((most + working) * tile)} of "
         f"{in_bytes(total // len(devices))}",
     )  # fmt: skip
     size = block_size

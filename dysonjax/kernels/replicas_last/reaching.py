@@ -3,9 +3,10 @@
 A value that no replica's own number reaches stays shared. In a loop that takes some rounds to find out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 from jax.extend import core as jcore
 
 INLINED = {"jit", "pjit", "closed_call", "core_call", "core_closed_call", "remat", "remat2", "checkpoint"}
@@ -22,6 +23,13 @@ def inner(equation: Any) -> tuple[Any, Sequence[Any]]:
 def opened(closed: Any) -> tuple[Any, Sequence[Any]]:
     """A jaxpr and its constants."""
     return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
+
+
+def jaxprs_of(equation: Any) -> Iterator[Any]:
+    """The jaxprs of all functions that an equation runs: the body of a loop, every branch of a condition."""
+    closed = lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")  # noqa: E731
+    found = (opened(x)[0] for x in jax.tree.leaves(list(equation.params.values()), is_leaf=closed))
+    return (jaxpr for jaxpr in found if hasattr(jaxpr, "eqns"))
 
 
 def carried(params: dict[str, Any]) -> tuple[int, int]:
