@@ -1,4 +1,4 @@
-"""The networks of `benchmarks.networks` as models with test data, for commands and for `benchmarks.advise`.
+"""Models for commands and for `benchmarks.advise`: the networks of `benchmarks.networks` with test data, and two more.
 
 dysonjax advise benchmarks.own_models:cnn --optimizer adam --budget 5m
 dysonjax phase-diagram --model benchmarks.own_models:recurrent

@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import InputError, require, shown
-from dysonjax.models.own_network import OwnNetwork, Watch, fault, named_arguments
+from dysonjax.models.given import fault, named_arguments
+from dysonjax.models.own_network import OwnNetwork, Watch
 
 EXPECTED = "a function of nnx.Rngs that builds an nnx module, or a linen module"
 

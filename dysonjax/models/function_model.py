@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from dysonjax.core.errors import InputError, require, shown
-from dysonjax.models.own_network import OwnNetwork, Watch, fault, named_arguments
+from dysonjax.models.given import fault, named_arguments
+from dysonjax.models.own_network import OwnNetwork, Watch
 
 OF_STATE = "a function that returns (loss, state) or (loss, metrics, state)"
 

@@ -1,15 +1,12 @@
 """What `FlaxModel` and `FunctionModel` share: data, loss of an example or of a batch, names of watched matrices."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
-from numbers import Number
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import KeyPath
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -18,6 +15,7 @@ from dysonjax.core.folding import ATTENTION, fold
 from dysonjax.core.leaves import steps_of
 from dysonjax.core.observables import Observable, Variable, snapshots
 from dysonjax.core.values import ByValue
+from dysonjax.models.given import arrays, fault, one_line, split_loss
 
 Watch = str | Sequence[str] | Callable[[str], bool] | None
 KEPT = "weights", "state"
@@ -108,7 +106,7 @@ class OwnNetwork(ByValue):
                 _set(self, metrics=self._check_result(out[0], expected))
                 self._check_state(traced, params, state, out[1])
         except InputError as error:
-            raise _one_line(error) from error.__cause__
+            raise one_line(error) from error.__cause__
         except Exception as error:
             wanted = f"{expected} for {'' if self.of_batch else 'an '}{arguments} of {shapes}"
             raise fault("loss_function", self.loss_function, wanted, error) from error
@@ -116,7 +114,7 @@ class OwnNetwork(ByValue):
     def _check_result(self, result: Any, expected: str) -> tuple[str, ...]:
         """Names of the metrics; raises `InputError` for a wrong loss or metric."""
         wrong = f"{expected}, or that and its metrics"
-        loss, metrics = _split(result, self.loss_function, wrong)
+        loss, metrics = split_loss(result, self.loss_function, wrong)
         kinds = [(x.shape, jnp.issubdtype(x.dtype, jnp.floating)) for x in jax.tree.leaves(loss)]
         found = " and ".join(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(loss)) or "None"
         require(kinds == [((), True)], "loss_function", self.loss_function, f"{expected}, not {found}")
@@ -147,7 +145,7 @@ class OwnNetwork(ByValue):
         try:
             return jax.eval_shape(lambda: self._start(jax.random.key(0)))
         except InputError as error:
-            raise _one_line(error) from error.__cause__
+            raise one_line(error) from error.__cause__
 
     def _some(self, num: int) -> PyTree:
         """Shapes of `num` examples."""
@@ -183,9 +181,9 @@ class OwnNetwork(ByValue):
     ) -> tuple[Float[Array, ""], dict[str, Array], PyTree]:
         if self.of_batch:
             result, state = self._run(params, state, examples, key, train)
-            return *_split(result, self.loss_function), state
+            return *split_loss(result, self.loss_function), state
         keys = jax.random.split(key, len(jax.tree.leaves(examples)[0]))
-        one = lambda example, key: _split(self._run(params, state, example, key, train)[0], self.loss_function)  # noqa: E731
+        one = lambda example, key: split_loss(self._run(params, state, example, key, train)[0], self.loss_function)  # noqa: E731
         losses, metrics = jax.vmap(one)(examples, keys)
         return jnp.mean(losses), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics), state
 
@@ -276,65 +274,6 @@ def _kept(tree: PyTree, head: str) -> dict[str, Any]:
 def name_of(path: KeyPath) -> str:
     """`layer.kernel`: not joined by "/", and without a layer called "value", because stored runs have these names."""
     return ".".join(step for step in steps_of(path) if step != "value")
-
-
-def arrays(data: PyTree, argument: str) -> PyTree:
-    """Data whose leaves are arrays with one leading axis.
-
-    A list of numbers is an array, and so is a tuple of them but for the outermost pair.
-    """
-
-    def of_numbers(x: Any) -> bool:
-        return isinstance(x, list | tuple) and all(isinstance(y, Number) or of_numbers(y) for y in x)
-
-    outermost = isinstance(data, tuple) and not all(isinstance(x, Number) for x in data)
-    try:
-        leaves = jax.tree.map(
-            lambda x: x if isinstance(x, np.ndarray | jax.Array) else np.asarray(x),
-            data,
-            is_leaf=lambda x: of_numbers(x) and not (outermost and x is data),
-        )
-    except Exception as error:  # what NumPy says of lists of different lengths
-        raise fault(argument, data, "arrays, or lists of numbers of one length", error) from error
-    for x in jax.tree.leaves(leaves):
-        require(getattr(x.dtype, "kind", "V") not in "OSUMm", argument, x, "arrays of numbers")
-    sizes = sorted({x.shape[0] if x.ndim else 0 for x in jax.tree.leaves(leaves)})
-    require(len(sizes) == 1 and sizes[0] > 0, argument, sizes, "arrays with one common leading axis")
-    return leaves
-
-
-def named_arguments(function: Callable[..., Any], **offered: Any) -> dict[str, Any]:
-    """Those of what is offered that the function names among its parameters."""
-    try:
-        names = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # a builtin
-        return {}
-    return {name: value for name, value in offered.items() if name in names}
-
-
-def fault(name: str, value: Any, expected: str, error: Exception) -> InputError:
-    """One line about an exception of the user's own function, to be raised from it."""
-    if isinstance(error, InputError):
-        return error
-    said = " ".join(str(error).split())
-    why = type(error).__name__ + (f": {said}" if said else "")
-    return InputError(f"{name} = {shown(value)}: expected {expected} ({why if len(why) < 160 else why[:159] + '…'})")
-
-
-def _one_line(error: InputError) -> InputError:
-    """Without what JAX adds to the words of an exception that passes through it."""
-    return InputError(str(error).split("\n")[0])
-
-
-def _split(
-    result: Any, function: Any, expected: str = "a loss, or a loss and its metrics"
-) -> tuple[Any, dict[str, Any]]:
-    """Loss and metrics of what a loss function returned."""
-    if not isinstance(result, tuple):
-        return result, {}
-    right = len(result) == 2 and isinstance(result[1], Mapping)
-    require(right, "loss_function", function, f"{expected}, not a tuple of {len(result)}")
-    return result[0], dict(result[1])
 
 
 def _accepts(watch: Watch, name: str) -> bool:
