@@ -129,23 +129,25 @@ def level_flow(answer: Answer) -> Figure | None:
 
 
 def over_batch_size(answer: Answer) -> Figure:
-    """Largest safe and recommended rate over the batch size, with the fitted powers."""
+    """Largest safe rate with its interval and recommended one with its range, over the batch size; fitted powers."""
     figure, panels = plots.new_figure(1, len(answer.across), (4.0 * len(answer.across), 3.4), sharey=True)
     for ax, across in zip(panels[0], answer.across, strict=True):
         own = [one for one in answer.lines if one.line.more == across.more]
         sizes = np.array([one.line.batch_size for one in own], float)
         safe = np.array([(one.safe.rate, one.safe.low, one.safe.high) for one in own])
         best = np.array([(one.recommended or np.nan, *one.best) for one in own])
-        for values, power, marker, line, name in (
-            (safe, across.safe, "o", "-", "largest safe"), (best, across.best, "s", "--", "recommended")
-        ):  # fmt: skip
+        for values, power, marker, line, name, aside in (
+            (safe, across.safe, "o", "-", "largest safe, 95 %", 1.0),
+            (best, across.best, "s", "--", "recommended, best within", 1.05),  # beside the other's bars
+        ):
             bars = np.abs(np.stack([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]))
             bars = np.where(np.isfinite(bars), bars, 0)
             filled = "black" if marker == "o" else "white"
-            label = name if power is None else f"{name}, p = {power.exponent:.2f} ({power.low:.2f} – {power.high:.2f})"
+            p = "" if power is None else f", p = {power.exponent:.2f} ({power.low:.2f} to {power.high:.2f})"
             ax.errorbar(
-                sizes, values[:, 0], bars, fmt=marker, color="black", markerfacecolor=filled, capsize=2, label=label
-            )
+                sizes * aside, values[:, 0], bars, fmt=marker, color="black", markerfacecolor=filled, capsize=2,
+                label=name + p.replace("-", "−"),
+            )  # fmt: skip
             if power is not None:
                 ax.plot(sizes, _powers(power, sizes), line, color="0.4", linewidth=1)
         ax.set(xscale="log", yscale="log", xlabel="batch size |B|", ylabel="learning rate α")
