@@ -37,9 +37,13 @@ def one_replica(block_step: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 class Parameter(NamedTuple):
-    """A hyper-parameter that a dynamics understands: its default and the values it may take, all above `minimum`.
+    """A hyper-parameter that a dynamics understands: its default and the values it may take.
 
-    Where the default is None it must be given or, if it is `optional`, is left out where the grid does not name it.
+    Args:
+        default: its value where the grid does not name it. None: the grid must name it, unless it is `optional`.
+        minimum: a number that is not `integer` must be above it.
+        integer: it takes whole numbers of at least 1.
+        optional: without a default, it is left out where the grid does not name it.
     """
 
     default: float | None = None
@@ -82,27 +86,30 @@ def all_finite(state: PyTree) -> Array:
 class Dynamics(ByValue):
     """How a replica starts, moves and shows its spectra: pure functions of one replica, run for thousands at once.
 
-    - `init(key, hyper) -> state`: any pytree of arrays;
-    - `step(key, state, hyper) -> state`: one update; `hyper["step"]` is its number, counted from 0, and
-      `hyper["steps"]` how many there are in all;
-    - `spectra(state) -> {matrix name: levels [n]}`, largest level first;
-    - `data(key, hyper) -> pytree`: what is drawn once per replica and never changes (teacher, data set); the others
-      find it in `hyper["data"]`, so that it is neither carried through the loop nor copied;
-    - `healthy(state) -> bool`: False as soon as the state is useless; such a replica is frozen at its last good state;
-    - `block_step(keys, state, hyper)`: optional faster `step` for a block of R replicas on the last axis of every
-      array; must equal `jax.vmap(step, in_axes=-1, out_axes=-1)`;
-    - `parameters`: the hyper-parameters understood; those in `static` reach all functions as plain Python ints because
-      they decide shapes (one compilation for each value); all others are traced scalars;
-    - `observables`: what is recorded besides the levels unless the caller says otherwise;
-    - `lifted`: the engine chooses how `step` is done for a tile, so that its sums may be taken in an order that no
-      single replica would have; False: always `jax.vmap` with replicas last, whose numbers older runs hold;
-    - `tile`: how many replicas lie side by side on a CPU (0: the engine's choice);
-    - `shared_bytes`: of data that all replicas share, and every device holds once;
-    - `config`: JSON that says what this is; a stored run is continued only by a dynamics with the same one. Its entry
-      `numerics` (1 where there is none) goes up by one when the same settings give other numbers than before: another
-      stream or order of random numbers, another order of summation.
-
     Two that were made alike are equal, as far as this package's functions go; a user's function equals itself alone.
+
+    Args:
+        init: `(key, hyper) -> state`, any pytree of arrays.
+        step: `(key, state, hyper) -> state`, one update; `hyper["step"]` is its number, counted from 0, and
+            `hyper["steps"]` how many there are in all.
+        spectra: `state -> {matrix name: levels [n]}`, largest level first.
+        data: `(key, hyper) -> pytree`, what is drawn once per replica and never changes (teacher, data set); the others
+            find it in `hyper["data"]`, so that it is neither carried through the loop nor copied.
+        healthy: `state -> bool`, False as soon as the state is useless; such a replica is frozen at its last good
+            state.
+        block_step: `(keys, state, hyper) -> state`, optional faster `step` for a block of R replicas on the last axis
+            of every array; must equal `jax.vmap(step, in_axes=-1, out_axes=-1)`.
+        parameters: the hyper-parameters understood, by name.
+        static: names of the hyper-parameters that reach all functions as plain Python ints because they decide shapes
+            (one compilation for each value); all others are traced scalars.
+        observables: what is recorded besides the levels unless the caller says otherwise.
+        lifted: the engine chooses how `step` is done for a tile, so that its sums may be taken in an order that no
+            single replica would have; False: always `jax.vmap` with replicas last, whose numbers older runs hold.
+        tile: how many replicas lie side by side on a CPU (0: the engine's choice).
+        shared_bytes: bytes of data that all replicas share, and every device holds once.
+        config: JSON that says what this is; a stored run is continued only by a dynamics with the same one. Its entry
+            `numerics` (1 where there is none) goes up by one when the same settings give other numbers than before:
+            another stream or order of random numbers, another order of summation.
     """
 
     init: Callable[[PRNGKeyArray, Hyper], PyTree]

@@ -17,13 +17,36 @@ class ClusterError(RuntimeError):
 
 
 def require(ok: object, name: str, value: object, expected: str) -> None:
-    """Raise `InputError` "name = value: expected …" unless `ok`."""
+    """Raise `InputError` "name = value: expected …" unless `ok`.
+
+    Args:
+        ok: what must be true.
+        name: name of the argument.
+        value: its value.
+        expected: what was expected.
+
+    Raises:
+        InputError: `ok` is not true.
+    """
     if not ok:
         raise InputError(f"{name} = {shown(value)}: expected {expected}")
 
 
 def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """`value` as an int in `least` … `most`; raises `InputError` for anything else, booleans and fractions too."""
+    """`value` as an int in `least` … `most`.
+
+    Args:
+        name: name of the argument.
+        value: its value.
+        least: the smallest number allowed.
+        most: the largest number allowed; None for no limit.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: anything else, booleans and fractions too.
+    """
     integral = isinstance(value, Integral) and not isinstance(value, bool)
     inside = integral and least <= int(value) and (most is None or int(value) <= most)
     require(inside, name, value, f"a whole number {f'of at least {least}' if most is None else f'in {least} … {most}'}")
@@ -31,6 +54,14 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
 
 
 def shown(value: object, width: int = 80) -> str:
-    """A value on one line of bounded length."""
+    """A value on one line of bounded length.
+
+    Args:
+        value: any object.
+        width: characters at most.
+
+    Returns:
+        Its `repr`, cut off where it is longer.
+    """
     text = " ".join(repr(value).split())
     return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -21,7 +21,13 @@ Measure = Callable[[Spectra, PyTree, Hyper], Array]
 
 
 class Variable(NamedTuple):
-    """How a recorded array is labelled: the names of its axes behind `snapshot`, a description and a unit."""
+    """How a recorded array is labelled.
+
+    Args:
+        dims: names of its axes behind `snapshot`.
+        description: what it is.
+        unit: its unit, "1" for a pure number.
+    """
 
     dims: tuple[str, ...] = ()
     description: str = ""
@@ -32,15 +38,16 @@ class Variable(NamedTuple):
 class Observable(ByValue):
     """A streaming accumulator; equal to another by what it was made of, as `Dynamics` is.
 
-    - `init(spectra, state, hyper) -> accumulator`, before the first update;
-    - `update(accumulator, spectra, state, hyper) -> accumulator`, after every `every`-th update (never when `every`
-      is 0);
-    - `result(accumulator, spectra, state, hyper) -> (values by name, accumulator for the next window)`, at each
-      snapshot;
-    - `variables`: the label of each value;
-    - `of_block`: the functions take and return blocks, replicas on the last axis of every array, instead of one
-      replica; must equal `jax.vmap(…, in_axes=-1, out_axes=-1)` of those of one replica;
-    - `config`: JSON that tells observables apart when a stored run is continued.
+    Args:
+        init: `(spectra, state, hyper) -> accumulator`, before the first update.
+        result: `(accumulator, spectra, state, hyper) -> (values by name, accumulator for the next window)`, at each
+            snapshot.
+        variables: the label of each value.
+        update: `(accumulator, spectra, state, hyper) -> accumulator`, after every `every`-th update.
+        every: updates from one `update` to the next; 0: never.
+        of_block: the functions take and return blocks, replicas on the last axis of every array, instead of one
+            replica; must equal `jax.vmap(…, in_axes=-1, out_axes=-1)` of those of one replica.
+        config: JSON that tells observables apart when a stored run is continued.
     """
 
     init: Callable[[Spectra, PyTree, Hyper], PyTree]
@@ -53,14 +60,33 @@ class Observable(ByValue):
 
 
 def snapshot(name: str, measure: Measure, variable: Variable = Variable(), of_block: bool = False) -> Observable:
-    """`measure(spectra, state, hyper)` at each snapshot, under `name`."""
+    """One value from a function at each snapshot.
+
+    Args:
+        name: what the value is called.
+        measure: `(spectra, state, hyper) -> value`, of one replica.
+        variable: its label.
+        of_block: `measure` is that of a block, as in `Observable`.
+
+    Returns:
+        The observable.
+    """
     return snapshots(lambda *view: {name: measure(*view)}, {name: variable}, of_block)
 
 
 def snapshots(
     measure: Callable[..., dict[str, Array]], variables: Mapping[str, Variable], of_block: bool = False
 ) -> Observable:
-    """Several values from one function `measure(spectra, state, hyper) -> {name: value}` at each snapshot."""
+    """Several values from one function at each snapshot.
+
+    Args:
+        measure: `(spectra, state, hyper) -> {name: value}`, of one replica.
+        variables: the label of each value.
+        of_block: `measure` is that of a block, as in `Observable`.
+
+    Returns:
+        The observable.
+    """
     return Observable(
         init=lambda *view: (),
         result=lambda accumulator, *view: (measure(*view), ()),
@@ -77,7 +103,20 @@ class _Sum(NamedTuple):
 
 
 def mean(name: str, measure: Measure, variable: Variable = Variable(), every: int = 1) -> Observable:
-    """Mean of `measure` over the window since the last snapshot (the value itself at the start)."""
+    """Mean of a function over the window since the last snapshot (the value itself at the start).
+
+    Args:
+        name: what the mean is called.
+        measure: `(spectra, state, hyper) -> value`, of one replica.
+        variable: its label.
+        every: updates from one value to the next.
+
+    Returns:
+        The observable.
+
+    Raises:
+        InputError: `every` is no whole number of at least 1.
+    """
     whole("every", every)
     measure = _real(measure)
 
@@ -104,7 +143,22 @@ class _Moments(NamedTuple):
 
 
 def moments(name: str, measure: Measure, variable: Variable = Variable(), every: int = 1) -> Observable:
-    """`<name>_mean` and `<name>_variance` (over n − 1) of `measure` over the window, by Welford's recursion."""
+    """Mean and variance (over n − 1) of a function over the window since the last snapshot, by Welford's recursion.
+
+    They are called `<name>_mean` and `<name>_variance`. At the start the mean is the value itself, the variance NaN.
+
+    Args:
+        name: what their names begin with.
+        measure: `(spectra, state, hyper) -> value`, of one replica.
+        variable: label of the mean; the variance has its unit squared.
+        every: updates from one value to the next.
+
+    Returns:
+        The observable.
+
+    Raises:
+        InputError: `every` is no whole number of at least 1.
+    """
     whole("every", every)
     measure = _real(measure)
 
@@ -137,7 +191,21 @@ def histogram(
     variable: Variable = Variable(),
     every: int = 1,
 ) -> Observable:
-    """Counts of all entries of `measure` over the window, in bins `edges` [b + 1], as [b + 2]: below, bins, above."""
+    """Counts of all entries of a function over the window since the last snapshot, [b + 2]: below, b bins, above.
+
+    Args:
+        name: what the counts are called.
+        measure: `(spectra, state, hyper) -> value`, of one replica.
+        edges: increasing edges of the bins, [b + 1].
+        variable: label of the counts, whose axis is called `<name>_bin`.
+        every: updates from one value to the next.
+
+    Returns:
+        The observable.
+
+    Raises:
+        InputError: a bad argument.
+    """
     whole("every", every)
     try:
         bins = np.asarray(edges, np.float32)

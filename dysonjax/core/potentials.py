@@ -58,10 +58,17 @@ class LevelTheory(NamedTuple):
 
 @dataclass(frozen=True)
 class Quadratic:
-    """V_i = ½ κ_i (x_i − c_i)²: K_i = −κ_i (x_i − c_i), one centre c and stiffness κ ≥ 0 for all levels, or one each.
+    """V_i = ½ κ_i (x_i − c_i)²: K_i = −κ_i (x_i − c_i).
 
     Its flow is exact, and with one κ and c for all so is the whole step: half flows e^{−κ dt/2} around a kick of
     duration sinh(κ dt)/κ are the Ornstein–Uhlenbeck jump, mean e^{−κ dt}, variance ∝ (1 − e^{−2κ dt})/2κ, for any dt.
+
+    Args:
+        centre: c, one for all levels, or one for each, [n], largest level first.
+        stiffness: κ ≥ 0, likewise.
+
+    Raises:
+        InputError: a bad argument.
     """
 
     centre: float | Sequence[float] = 0.0
@@ -107,7 +114,14 @@ class Quadratic:
 class RBMPotential:
     """The Gaussian RBM's drift of the levels x of WᵀW (arXiv:2407.16427): K_i = 2x_i (1/κ_i − 1/(μ² − x_i)).
 
-    `kappa` are the target's eigenvalues, one for each level, `mass2` is μ²; the drift stops at x_i = μ² − κ_i.
+    The drift stops at x_i = μ² − κ_i.
+
+    Args:
+        kappa: the target's eigenvalues 0 < κ_i < μ², one for each level, [n], largest level first.
+        mass2: μ².
+
+    Raises:
+        InputError: a bad argument.
     """
 
     kappa: Sequence[float]
@@ -139,7 +153,11 @@ class RBMPotential:
 
 @dataclass(frozen=True)
 class Force:
-    """Any drift: `function(x [n]) -> K [n]` for the levels of one replica, largest first."""
+    """Any drift, as a function of the levels of one replica.
+
+    Args:
+        function: `x [n] -> K [n]`, largest level first.
+    """
 
     function: Callable[[Float[Array, " n"]], Float[Array, " n"]]
 

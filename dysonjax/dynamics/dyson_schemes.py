@@ -32,22 +32,33 @@ Levels = Float[Array, "n R"]
 
 
 class Kicked(NamedTuple):
-    """Levels after a kick, and 1 for each replica whose solver did not converge."""
+    """What a kick returns.
+
+    Attributes:
+        x: levels after the kick.
+        unconverged: 1 for each replica whose solver did not converge, else 0.
+    """
 
     x: Levels
     unconverged: Int[Array, " R"]
 
 
 class Scheme(NamedTuple):
-    """A kick and what it promises."""
+    """A kick and what it promises.
+
+    Attributes:
+        kick: a function such as `matrix_kick`.
+        drift: "strang": half a drift flow before and after the kick; "euler": one Euler step of drift beside it.
+        ordered: levels stay largest first.
+        rectangular: it knows rectangular matrices, too.
+        betas: the Dyson indices it is for; None: any of at least 1.
+    """
 
     kick: Callable[..., Kicked]
     drift: Literal["strang", "euler"] = "strang"
-    """Half a drift flow before and after the kick, or one Euler step of drift beside it."""
     ordered: bool = True
     rectangular: bool = True
     betas: tuple[float, ...] | None = None
-    """The Dyson indices it is for; None: any of at least 1."""
 
 
 def matrix_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
@@ -57,6 +68,16 @@ def matrix_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, row
     and kick: weak order 2, none for one quadratic potential. With a variance profile g_ij(x), held over the step:
     weak order 1. Always ordered. Cost: n³ (eigenvalues side by side for small n, LAPACK beyond). β = 1, 2, 4: real,
     complex and quaternion entries.
+
+    Args:
+        keys: random keys [R].
+        x: levels [n, R], largest first.
+        variance: v_ij, [n, n, R] or [1, 1, R], in units of the levels squared.
+        beta: Dyson index β.
+        rows: M of rectangular matrices; None: symmetric ones.
+
+    Returns:
+        The levels [n, R] after the kick.
     """
     n = x.shape[0]
     width = jnp.sqrt(variance)
@@ -80,6 +101,12 @@ def pairwise_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, r
 
     Two levels a distance d apart move by ± (√(d² + 4h²) − d)/2 each: exact for n = 2, any β. Weak order 1 (measured:
     1.06 ± 0.04); ordered by a final sort. Cost: n² random numbers and roots, memory n.
+
+    Args:
+        keys, x, variance, beta, rows: as for `matrix_kick`.
+
+    Returns:
+        The levels [n, R] after the kick.
     """
     n = x.shape[0]
     noise = normals(keys, (n,))
@@ -112,6 +139,12 @@ def neighbour_implicit(keys: PRNGKeyArray, x: Levels, variance: Array, beta: flo
     steps with a tridiagonal Hessian, which keep the order: ordered for any step. Its bias (6 levels, dt = 0.03:
     −0.9 % of ⟨Σx²⟩, −0.006 of ⟨r⟩) falls more slowly than dt, and gaps below √v are too rare. Cost: an explicit step
     and about n operations a Newton step. Symmetric matrices only.
+
+    Args:
+        keys, x, variance, beta, rows: as for `matrix_kick`; `rows` is not used.
+
+    Returns:
+        The levels [n, R] after the kick.
     """
     n = x.shape[0]
     strength = beta * _pairs_of(variance, n, 1)[: n - 1]
@@ -133,6 +166,12 @@ def backward_euler(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, 
     The minimum of ½|y − y*|² − Σ c ln|y_i − y_j| on ordered levels, by damped Newton steps with the full Hessian:
     ordered for any step. Weak order 0.8 as measured (1 without the singular force); gaps below √v are too rare.
     Cost: n³ a Newton step. Symmetric matrices only.
+
+    Args:
+        keys, x, variance, beta, rows: as for `matrix_kick`; `rows` is not used.
+
+    Returns:
+        The levels [n, R] after the kick.
     """
     n = x.shape[0]
     eye = jnp.eye(n)[..., None]
@@ -153,6 +192,12 @@ def euler_maruyama(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, 
 
     The force is unbounded where levels meet, so second moments diverge at any step (measured: a factor 800 at
     dt = 0.01), and levels cross. Cost: n² divisions.
+
+    Args:
+        keys, x, variance, beta, rows: as for `matrix_kick`.
+
+    Returns:
+        The levels [n, R] after the kick.
     """
     n = x.shape[0]
     if rows is None:
@@ -233,7 +278,14 @@ def _pairs_of(variance: Array, n: int, k: int | Array) -> Array:
 
 
 def own(variance: Array) -> Array:
-    """v_ii of [n, n, R] or [1, 1, R]: [n, R] or [1, R]."""
+    """v_ii.
+
+    Args:
+        variance: v, [n, n, R] or [1, 1, R].
+
+    Returns:
+        [n, R] or [1, R].
+    """
     return _pairs_of(variance, variance.shape[0], 0)
 
 

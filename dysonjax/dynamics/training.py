@@ -68,6 +68,9 @@ def train(
             `lambda t, n: jnp.minimum(t / 100, 1) * (1 - t / n)`. t counts from 0, n is the number of updates in all.
         fixed: arguments of `optimizer`: a float is the default of a hyper-parameter, all else is fixed.
 
+    Returns:
+        The dynamics, for `scan` or `simulate`.
+
     Raises:
         InputError: a bad argument.
     """

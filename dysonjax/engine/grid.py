@@ -20,10 +20,14 @@ _SEED = Parameter(0)
 class Grid:
     """The product of the values given for each hyper-parameter; `seed` lists independent repetitions of every point.
 
+    Args:
+        axes: the values of each hyper-parameter, by name; `seed` is 0 where none is given.
+
+    Raises:
+        InputError: an axis is empty, repeats a value or holds anything but finite numbers.
+
     >>> Grid(learning_rate=[0.1, 0.2], batch_size=[4], seed=range(3)).shape
     {'learning_rate': 2, 'batch_size': 1, 'seed': 3}
-
-    Raises `InputError` when an axis is empty, repeats a value or holds anything but finite numbers.
     """
 
     axes: Mapping[str, tuple[float | int, ...]]
@@ -47,14 +51,17 @@ class Grid:
 
 
 class Points:
-    """Replicas one by one, a value of each hyper-parameter for every one, as random search and refinement need them.
+    """Replicas one by one, as random search and refinement need them.
 
-    A number stands for all replicas; the seed is 0 where none is given.
+    Args:
+        columns: the values of each hyper-parameter, by name, one for every replica; a number stands for all replicas.
+            The seed is 0 where none is given.
+
+    Raises:
+        InputError: columns of several lengths, a replica that is given twice, and values that `Grid` refuses.
 
     >>> Points(learning_rate=[0.1, 0.2, 0.4], batch_size=4, seed=[0, 0, 1]).size
     3
-
-    Raises `InputError` for columns of several lengths, a replica that is given twice, and values that `Grid` refuses.
     """
 
     axes: Mapping[str, tuple[float | int, ...]]

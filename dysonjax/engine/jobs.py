@@ -94,7 +94,8 @@ class Job(Protocol):
 class Results(Mapping[str, "xr.Dataset"]):
     """Datasets of a run's finished jobs by the jobs' names, in the order of the jobs.
 
-    `place`: the run's directory, None for a run in memory.
+    Args:
+        place: the run's directory; None for a run in memory.
     """
 
     def __init__(self, place: Path | None = None) -> None:

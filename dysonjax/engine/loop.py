@@ -90,12 +90,24 @@ def simulate(
 ) -> dict[str, np.ndarray]:
     """Run n replicas for `steps` updates and return what they showed at each snapshot.
 
-    `keys` [n] are the replicas' random keys; `hyper` holds an array [n] for every traced hyper-parameter and an int for
-    every static one; `snapshots` are update numbers (default: 21 of them, log-spaced); `tile` replicas lie side by
-    side (default: `tile_size`); fewer than `block_size` replicas take as much memory as so many, and so need no program
-    of their own; `on_progress` hears the number of replica-updates after each chunk. Returns arrays
-    [n, snapshot, …] by name, and `diverged_step` [n]: the update after which a replica was no longer finite, `NEVER`
-    (−1) otherwise. Such a replica is held at its last finite state.
+    Args:
+        dynamics: how one replica starts and moves.
+        keys: the replicas' random keys, [n].
+        hyper: an array [n] for every traced hyper-parameter and an int for every static one.
+        steps: number of updates.
+        snapshots: update numbers; by default 21 of them, log-spaced. 0 and `steps` are always among them.
+        observables: what is recorded besides the levels; by default what the dynamics names.
+        devices: JAX devices that share the replicas; by default all of this process.
+        tile: replicas that lie side by side; by default `tile_size`.
+        block_size: fewer replicas than this take as much memory as so many, and so need no program of their own.
+        on_progress: hears the number of replica-updates after each chunk.
+
+    Returns:
+        Arrays [n, snapshot, …] by name, and `diverged_step` [n]: the update after which a replica was no longer finite,
+        `NEVER` (−1) otherwise. Such a replica is held at its last finite state.
+
+    Raises:
+        InputError: a bad `steps` or `snapshots`.
     """
     marks = check_snapshots(steps, snapshots)
     observables = tuple(dynamics.observables if observables is None else observables)

@@ -109,7 +109,20 @@ def _remember_own(place: Path | None) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ScanJob(Scan):
-    """A scan as a part of a run; see `engine.jobs.Job`."""
+    """A scan as a part of a run; see `engine.jobs.Job`.
+
+    Args:
+        dynamics: how one replica starts and moves.
+        grid: the hyper-parameters and seeds.
+        steps: number of updates.
+        key: base of all random numbers.
+        dt: the time step of a Langevin equation, if it is the same for all.
+        snapshots: the updates at which levels and observables are recorded; by default 21, log-spaced.
+        observables: what is recorded besides the levels; by default what the dynamics names.
+        paired: equal seeds share random numbers at all points.
+        whole_blocks: small blocks are computed as if they were whole.
+        name: the job's directory in that of the run; "" is the run's own, for a run of one job.
+    """
 
     name: str = ""
 

@@ -91,9 +91,17 @@ def circular(key: PRNGKeyArray, n: int, beta: int, shape: tuple[int, ...] = ()) 
 
 
 def eigenphases(u: Complex[Array, "... m m"], beta: int = 2) -> Float[Array, "... n"]:
-    """Eigenphases in [−π, π] of unitary matrices, largest first; for β = 4 one of each pair, n = m/2.
+    """Eigenphases of unitary matrices, largest first.
 
-    Raises `InputError` when the last two axes differ, or are odd for β = 4.
+    Args:
+        u: unitary matrices, [..., m, m].
+        beta: 1, 2 or 4; for 4 the phases come in pairs, of which one is returned.
+
+    Returns:
+        Phases in [−π, π], [..., n], with n = m, for β = 4 n = m/2.
+
+    Raises:
+        InputError: the last two axes differ, or are odd for β = 4, or β is another number.
     """
     square = u.ndim >= 2 and u.shape[-1] == u.shape[-2]
     require(square, "u", u.shape, "square matrices [..., m, m]")

@@ -9,10 +9,13 @@ from dysonjax.engine.jobs import Job, Results
 
 
 class Report(NamedTuple):
-    """What a person reads: sentences, which a file breaks after `width` columns, tables (`core.tables`), and figures.
+    """What a person reads: sentences, tables and figures.
 
-    `draw(directory)` writes the figures and returns their paths. `failed`: why the command must end with an error all
-    the same, else empty.
+    Attributes:
+        said: sentences and tables (`core.tables`), in order.
+        draw: `draw(directory)` writes the figures and returns their paths.
+        width: columns after which a file breaks the sentences.
+        failed: why the command must end with an error all the same, else empty.
     """
 
     said: Sequence[Any]

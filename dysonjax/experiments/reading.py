@@ -120,8 +120,11 @@ def verify(
         repair: make damaged blocks unfinished, so that continuing the run computes them again.
         observables: those of the user's scan, if it was given any.
 
+    Returns:
+        What was found; the run is sound where `damage` and `different` are empty.
+
     Raises:
-        InputError: `recompute` is neither a number nor "all".
+        InputError: `recompute` is neither a number nor "all", or `dynamics` is given for a run of an experiment.
         StoreError: there is no run, or `dynamics` is another one than the run's.
     """
     number = 2**62 if recompute == ALL else whole("recompute", recompute, 0)

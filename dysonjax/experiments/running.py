@@ -30,7 +30,7 @@ def run(
     block_size: int | None = None,
     extend: bool = False,
 ) -> Results:
-    """Compute an experiment, or continue it in `out`; returns the results of its finished jobs.
+    """Compute an experiment, or continue it in `out`.
 
     Args:
         experiment: its settings.
@@ -40,6 +40,9 @@ def run(
             replica-updates.
         block_size: replicas that are stored and resumed together.
         extend: let `out` hold a run of the same kind with fewer points or seeds; what is stored is kept.
+
+    Returns:
+        The datasets of its finished jobs, by the jobs' names.
 
     Raises:
         InputError: bad settings.
@@ -72,7 +75,17 @@ def run(
 
 
 def load(out: Place) -> tuple[Experiment, Results]:
-    """The experiment of a finished run and its results; raises `StoreError`, which says how to finish an unfinished."""
+    """The experiment of a finished run and its results.
+
+    Args:
+        out: the run's directory or URL.
+
+    Returns:
+        The experiment, and the datasets of its jobs.
+
+    Raises:
+        StoreError: there is no run, or an unfinished one; the message says how to finish it.
+    """
     place = locations.place(out)
     experiment, results = experiment_of(place), Results(place)
     while jobs := fresh(experiment.jobs(results), results):
@@ -88,7 +101,17 @@ def load(out: Place) -> tuple[Experiment, Results]:
 
 
 def report(out: Place) -> Report:
-    """What a finished run says; raises `StoreError`."""
+    """What a finished run says.
+
+    Args:
+        out: the run's directory or URL.
+
+    Returns:
+        Its sentences, tables and figures.
+
+    Raises:
+        StoreError: there is no run, or an unfinished one.
+    """
     experiment, results = load(out)
     return experiment.report(experiment.analyse(results))
 

@@ -59,9 +59,15 @@ def _derivative(primals, tangents):
 
 
 def eigenvalues_of_block(a: Inexact[Array, "n n R"]) -> Float[Array, "n R"]:
-    """Eigenvalues of R symmetric or Hermitian matrices side by side, smallest first.
+    """Eigenvalues of R symmetric or Hermitian matrices side by side.
 
     Like `eigenvalues`: large matrices, and all on other devices than a CPU, are left to the library.
+
+    Args:
+        a: matrices [n, n, R].
+
+    Returns:
+        Eigenvalues [n, R], smallest first.
     """
     library = lambda a: jnp.linalg.eigvalsh(jnp.moveaxis(a, -1, 0), symmetrize_input=False).T  # noqa: E731
     return _small_on_cpu(_eigenvalues, library, a, a.shape[0])
@@ -73,7 +79,14 @@ def _eigenvalues(a: Array) -> Array:
 
 
 def singular_values_of_block(w: Inexact[Array, "m n R"]) -> Float[Array, "n R"]:
-    """Singular values of R matrices side by side, m ≥ n, smallest first, to within rounding of the largest one."""
+    """Singular values of R matrices side by side, to within rounding of the largest one.
+
+    Args:
+        w: matrices [m, n, R], m ≥ n.
+
+    Returns:
+        Singular values [n, R], smallest first.
+    """
     library = lambda w: jnp.linalg.svd(jnp.moveaxis(w, -1, 0), compute_uv=False).T[::-1]  # noqa: E731
     return _small_on_cpu(_singular_values, library, w, w.shape[1])
 
@@ -236,7 +249,14 @@ def _wilkinson(above: Array, corner: Array, off: Array) -> Array:
 
 
 def sort_levels(x: Float[Array, "n R"]) -> Float[Array, "n R"]:
-    """Each column in increasing order, by n rounds of comparing neighbours: all columns at once, no branches."""
+    """Each column in increasing order, by n rounds of comparing neighbours: all columns at once, no branches.
+
+    Args:
+        x: levels [n, R].
+
+    Returns:
+        The same, smallest first.
+    """
     n = x.shape[0]
     if n > 2 * LARGEST:
         return jnp.sort(x, axis=0)

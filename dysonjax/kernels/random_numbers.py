@@ -18,7 +18,16 @@ from dysonjax.core.dynamics import lift
 
 
 def normals(keys: Key[Array, " R"], shape: tuple[int, ...], stream: int | Array = 0) -> Float[Array, "*shape R"]:
-    """Independent N(0, 1) numbers [*shape, R] from keys [R]; other streams of the same keys are independent of them."""
+    """Independent N(0, 1) numbers for R replicas.
+
+    Args:
+        keys: random keys [R].
+        shape: shape of the numbers of one replica.
+        stream: other streams of the same keys are independent.
+
+    Returns:
+        Numbers [*shape, R].
+    """
     count = math.prod(shape)
     if str(jax.random.key_impl(keys)) != "threefry2x32":  # any other generator, without the fast layout
         draw = lambda key: jax.random.normal(jax.random.fold_in(key, stream), shape)  # noqa: E731
@@ -31,11 +40,20 @@ def normals(keys: Key[Array, " R"], shape: tuple[int, ...], stream: int | Array 
 def chi_squared(
     keys: Key[Array, " R"], freedom: int | float | np.ndarray | Array, shape: tuple[int, ...], stream: int | Array = 0
 ) -> Array:
-    """Independent χ² numbers [*shape, R] with `freedom` ≥ 0 degrees of freedom, broadcast against [*shape, R].
+    """Independent χ² numbers for R replicas.
 
     Twice a gamma number of half the freedom, by Marsaglia and Tsang (ACM TOMS 26, 363 (2000)), all at once until each
     has been accepted, so that a number depends on its own draws only; uses the streams `stream` + 2¹⁶ k. On a CPU
     `jax.random.gamma`, a loop for each number, takes several times as long.
+
+    Args:
+        keys: random keys [R].
+        freedom: degrees of freedom ≥ 0, broadcast against [*shape, R].
+        shape: shape of the numbers of one replica.
+        stream: other streams of the same keys are independent.
+
+    Returns:
+        Numbers [*shape, R].
     """
     if np.ndim(freedom) == 0 and not isinstance(freedom, jax.Array) and freedom in range(5):
         if freedom == 0:

@@ -82,15 +82,28 @@ _levels, _levels_and_vectors = _solver(vectors=False), _solver(vectors=True)
 
 
 def levels(w: Float[Array, "... m n"]) -> Float[Array, "... k"]:
-    """Eigenvalues of W Wᵀ, largest first: the k = min(m, n) squared singular values, without the |m − n| exact zeros.
+    """Eigenvalues of W Wᵀ: the k = min(m, n) squared singular values, without the |m − n| exact zeros.
 
     Taken from the singular values, because forming W Wᵀ in float32 would lose the small levels.
+
+    Args:
+        w: matrices W [..., m, n].
+
+    Returns:
+        Levels [..., k], largest first, in units of the weights squared.
     """
     return _levels(w if w.shape[-2] <= w.shape[-1] else w.mT)[0]
 
 
 def levels_and_vectors(w: Float[Array, "... m n"]) -> tuple[Float[Array, "... k"], Float[Array, "... m k"]]:
-    """The `levels` and the eigenvectors of W Wᵀ that belong to them, in columns, of either sign."""
+    """The `levels` and the eigenvectors of W Wᵀ that belong to them.
+
+    Args:
+        w: matrices W [..., m, n].
+
+    Returns:
+        Levels [..., k], largest first, and eigenvectors [..., m, k] in columns, of either sign.
+    """
     values, vectors = _levels_and_vectors(w)
     return values, vectors
 

@@ -61,12 +61,21 @@ def _derivative(primals, tangents):
 
 
 def bidiagonal_singular_values(diagonal: Float[Array, "... n"], off: Float[Array, "... n-1"]) -> Float[Array, "... n"]:
-    """Singular values of upper (or lower) bidiagonal matrices, smallest first, small ones as precise as large ones.
+    """Singular values of upper (or lower) bidiagonal matrices, small ones as precise as large ones.
 
     The tridiagonal matrix of zero diagonal and off-diagonal d_1, e_1, d_2, … d_n has eigenvalues ± them (Golub and
     Kahan 1965), and its counts determine even the smallest to full relative precision (Demmel and Kahan 1990): here
-    those above ε times the largest, and the others to within ε² of it. Not differentiable. Raises
-    `InputError` for shapes that do not fit.
+    those above ε times the largest, and the others to within ε² of it. Not differentiable.
+
+    Args:
+        diagonal: d, [..., n].
+        off: e, [..., n − 1].
+
+    Returns:
+        Singular values [..., n], smallest first.
+
+    Raises:
+        InputError: shapes that do not fit.
     """
     fits = diagonal.ndim >= 1 and off.shape == (*diagonal.shape[:-1], diagonal.shape[-1] - 1)
     require(fits, "off", off.shape, f"one entry less than diagonal {diagonal.shape} on the last axis")

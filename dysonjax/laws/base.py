@@ -70,7 +70,12 @@ class Law(Protocol):
 
 
 class Fit(NamedTuple):
-    """A fitted law and the standard errors of its parameters, by name."""
+    """A fitted law and its errors.
+
+    Attributes:
+        law: the law.
+        errors: standard errors of its parameters, by name.
+    """
 
     law: Any
     errors: dict[str, Float[Array, ""]]

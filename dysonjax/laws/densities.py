@@ -19,8 +19,14 @@ class MarchenkoPastur(Law):
     """Eigenvalues of X = W Wᵀ for large W [K, L] with entries N(0, σ²/L), q = K/L (Marchenko and Pastur 1967).
 
     ρ(x) = √((x₊ − x)(x − x₋))/(2π q σ² x) between x± = σ²(1 ± √q)², and for q > 1 an atom of weight 1 − 1/q at 0: the
-    exact zeros of X. `ratio` is q > 0, the argument `variance` σ² > 0. The property `variance` is that of the law,
-    q σ⁴, so σ² is kept as `entry_variance`. Raises `InputError`.
+    exact zeros of X. The property `variance` is that of the law, q σ⁴, so σ² is kept as `entry_variance`.
+
+    Args:
+        ratio: q > 0.
+        variance: σ² > 0.
+
+    Raises:
+        InputError: a bad argument.
 
         MarchenkoPastur(ratio=0.5, variance=1.0).support  # (0.0858, 2.914)
     """
@@ -109,8 +115,14 @@ class MarchenkoPastur(Law):
 class Semicircle(Law):
     """Wigner's semicircle ρ(x) = (2/πR²)√(R² − (x − κ)²), the levels of a large symmetric matrix.
 
-    A block of n levels that are σ wide each has R = σ√(2n) (arXiv:2412.20496). `centre` κ, `radius` R > 0. Raises
-    `InputError`.
+    A block of n levels that are σ wide each has R = σ√(2n) (arXiv:2412.20496).
+
+    Args:
+        centre: κ.
+        radius: R > 0.
+
+    Raises:
+        InputError: a bad argument.
     """
 
     centre: Any
@@ -179,7 +191,14 @@ class Semicircle(Law):
 class PairDensity(Law):
     """One level of a degenerate pair, what arXiv:2407.16427 fits as "the semicircle" at n = 2; u = (x − κ)/σ.
 
-    ρ(x) = e^{−u²/2}/(4√π σ) [2 e^{−u²/2} + √(2π) u erf(u/√2)]. `centre` κ, `sigma` σ > 0. Raises `InputError`.
+    ρ(x) = e^{−u²/2}/(4√π σ) [2 e^{−u²/2} + √(2π) u erf(u/√2)].
+
+    Args:
+        centre: κ.
+        sigma: σ > 0.
+
+    Raises:
+        InputError: a bad argument.
     """
 
     centre: Any
@@ -237,8 +256,14 @@ class GeneralisedSemicircle(Law):
 
     ρ_n is the exact density of n levels of a Gaussian orthogonal block (variance v = σ²/2 off the diagonal, 2v = σ² on
     it): a Gaussian of width σ for n = 1, the pair density for n = 2, towards the semicircle of R = σ√(2n) as n grows.
-    `centres` [a], `sizes` n_a (whole numbers, known when compiled), `sigma` σ > 0 for all or for each [a]. Raises
-    `InputError`.
+
+    Args:
+        centres: centres of the multiplets, [a].
+        sizes: n_a, [a]; whole numbers, known when compiled.
+        sigma: σ > 0, for all or for each [a].
+
+    Raises:
+        InputError: a bad argument.
 
         GeneralisedSemicircle(centres=[1.0, 4.0], sizes=(1, 3), sigma=0.2).pdf(x)
     """

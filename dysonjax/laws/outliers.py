@@ -12,8 +12,15 @@ from dysonjax.laws.base import check, check_positive, real, record
 class OutlierBBP:
     """A rank-one signal in noise, W = √B u vᵀ + N(0, s²/M) for W [N, M], r = N/M (arXiv:2606.28486; physics of W Wᵀ).
 
-    `signal` B ≥ 0 is the squared singular value of the signal, `noise` s > 0, `ratio` r > 0. Large matrices. Raises
-    `InputError`.
+    The formulas are those of large matrices.
+
+    Args:
+        signal: B ≥ 0, the squared singular value of the signal.
+        noise: s > 0.
+        ratio: r > 0.
+
+    Raises:
+        InputError: a bad argument.
     """
 
     signal: Any
@@ -50,8 +57,18 @@ class OutlierBBP:
 def critical_learning_rate(init_width: ArrayLike, ratio: ArrayLike, steps: ArrayLike) -> Float[Array, "..."]:
     """Learning rate above which t full-batch steps lift the teacher out of the bulk (arXiv:2606.28486).
 
-    ε_c(t) = 1 − (1 + σ_W r^{1/4})^{−1/t} for the rank-one linear student with initial width σ_W = `init_width` > 0,
-    r = `ratio` > 0 and t = `steps` > 0; all broadcast. Raises `InputError`.
+    ε_c(t) = 1 − (1 + σ_W r^{1/4})^{−1/t} for the rank-one linear student. All arguments broadcast.
+
+    Args:
+        init_width: initial width σ_W > 0.
+        ratio: r = N/M > 0, outputs over inputs.
+        steps: t > 0.
+
+    Returns:
+        ε_c.
+
+    Raises:
+        InputError: a bad argument.
 
         critical_learning_rate(init_width=1.0, ratio=0.5, steps=1)  # 0.457
     """

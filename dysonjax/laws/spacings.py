@@ -21,7 +21,11 @@ REACH = 11.0
 class PairSpacing(Law):
     """Distance of the two levels of a degenerate pair, P(S) = S/(2σ²) e^{−S²/4σ²} (arXiv:2407.16427).
 
-    `sigma` σ > 0 is the width that one free level would have. Raises `InputError`.
+    Args:
+        sigma: σ > 0, the width that one free level would have.
+
+    Raises:
+        InputError: a bad argument.
 
         PairSpacing(sigma=1.0).mean  # √π
     """
@@ -76,8 +80,14 @@ class LogGasPairSpacing(Law):
     """Distance of two levels of a log-gas with centres a distance d apart (arXiv:2407.16427; two levels of eq. 3).
 
     P(S) ∝ S [e^{−(S−d)²/4σ²} + e^{−(S+d)²/4σ²}], the stationary law of the eigenvalue Langevin equation whose levels
-    may be in either order. For the matrix process itself see `RiceSpacing`. `distance` d ≥ 0, `sigma` σ > 0. Raises
-    `InputError`.
+    may be in either order. For the matrix process itself see `RiceSpacing`.
+
+    Args:
+        distance: d ≥ 0.
+        sigma: σ > 0.
+
+    Raises:
+        InputError: a bad argument.
     """
 
     distance: Any
@@ -123,8 +133,14 @@ class RiceSpacing(Law):
     """Distance of two levels of a 2×2 symmetric matrix whose mean has levels a distance d apart, Rice's law.
 
     P(S) = S/(2σ²) e^{−(S²+d²)/4σ²} I₀(S d/2σ²): exact for the matrix Ornstein–Uhlenbeck process, whose eigenvectors
-    turn; for levels that keep their centres see `LogGasPairSpacing`. `distance` d ≥ 0, `sigma` σ > 0. Raises
-    `InputError`.
+    turn; for levels that keep their centres see `LogGasPairSpacing`.
+
+    Args:
+        distance: d ≥ 0.
+        sigma: σ > 0.
+
+    Raises:
+        InputError: a bad argument.
 
         RiceSpacing(distance=2.0, sigma=0.5).cdf(1.0)
     """

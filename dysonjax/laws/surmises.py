@@ -19,8 +19,13 @@ ABOVE_MINUS_ONE = "finite numbers above −1"
 class WignerSurmise(Law):
     """Wigner's surmise for any β > −1: P(s) = a s^β e^{−b s²} of unit mean (Mehta, Random Matrices, ch. 1).
 
-    b = [Γ((β+2)/2)/Γ((β+1)/2)]², a = 2 b^{(β+1)/2}/Γ((β+1)/2): the exact spacing of two levels, scaled. `beta` is 1, 2
-    or 4 for real, complex or quaternion matrices. Raises `InputError`.
+    b = [Γ((β+2)/2)/Γ((β+1)/2)]², a = 2 b^{(β+1)/2}/Γ((β+1)/2): the exact spacing of two levels, scaled.
+
+    Args:
+        beta: β > −1; 1, 2 or 4 for real, complex or quaternion matrices.
+
+    Raises:
+        InputError: a bad argument.
 
         WignerSurmise(beta=1.0).pdf(1.0)  # (π/2) e^{−π/4}
     """
@@ -86,7 +91,13 @@ class SpacingRatio(Law):
 
     P(r) = 2/Z_β (r + r²)^β/(1 + r + r²)^{1+3β/2} on 0 ≤ r ≤ 1. In the plane of the three levels the polar angle φ/3
     has the density sin^β φ, 0 ≤ φ ≤ π/2, with sin φ = (3√3/2)(r + r²)/(1 + r + r²)^{3/2}: sin²φ is a beta number and
-    the distribution function the incomplete beta function. `beta` is any number above −1. Raises `InputError`.
+    the distribution function the incomplete beta function.
+
+    Args:
+        beta: β > −1.
+
+    Raises:
+        InputError: a bad argument.
 
         SpacingRatio(beta=1.0).mean  # 4 − 2√3
     """
@@ -161,8 +172,13 @@ class SpacingRatio(Law):
 class Brody(Law):
     """Brody's interpolation between Poisson (0) and Wigner (1) spacings (Lett. Nuovo Cimento 7, 482 (1973)).
 
-    P(s) = (1 + q) b s^q e^{−b s^{1+q}}, b = Γ((2+q)/(1+q))^{1+q}, unit mean; `parameter` is q > −1. Raises
-    `InputError`.
+    P(s) = (1 + q) b s^q e^{−b s^{1+q}}, b = Γ((2+q)/(1+q))^{1+q}, unit mean.
+
+    Args:
+        parameter: q > −1.
+
+    Raises:
+        InputError: a bad argument.
     """
 
     parameter: Any

@@ -29,8 +29,13 @@ class TracyWidom(Law):
     throughout, divide by 2^{1/6}; others leave the √2 out of F₄ (mean −3.2624). Largest eigenvalues of S Sᵀ, S [K, L]
     with N(0, 1) entries: centre (√L + √K)², scale (√L + √K)(1/√L + 1/√K)^{1/3} (Johnstone 2001; β = 1).
 
-    `beta` is 1, 2 or 4, fixed when compiled. cdf and sf are accurate to 10⁻¹⁰ in float64, and `sf`, the p-value of an
-    outlier, relatively so however small. Raises `InputError`.
+    cdf and sf are accurate to 10⁻¹⁰ in float64, and `sf`, the p-value of an outlier, relatively so however small.
+
+    Args:
+        beta: 1, 2 or 4, fixed when compiled.
+
+    Raises:
+        InputError: another β.
     """
 
     beta: int = static()

@@ -30,13 +30,22 @@ Example = tuple[Array, Array, Weights]
 class LinearNetwork(ByValue):
     """Linear student and teacher, for `sgd` and `matrix_langevin`; the default is arXiv:2407.16427's.
 
-    `teacher`: singular values of W_t [outputs, inputs], kept largest first; more `inputs` or `outputs` than these add
-    zeros. `hidden`: None for y = W x; h for y = W₂W₁x, of which only the first matrix is `trained`, W₂ being frozen at
-    `frozen_scale` times the identity [outputs, h], or "both". `noise`: √A of the noise that each example adds to the
-    gradient of each trained matrix; entries are N(0, A), of a square matrix symmetric with 2A on the diagonal (GOE).
-    `init_width`: default σ of the initial entries, over √(that matrix' inputs) with `fan_in`.
-
     One singular value, `fan_in` and `init_width=1` make the rank-one teacher of arXiv:2606.28486.
+
+    Args:
+        teacher: singular values of W_t [outputs, inputs], kept largest first.
+        inputs: by default as many as singular values; more add zeros.
+        outputs: likewise.
+        hidden: None for y = W x; h for y = W₂W₁x.
+        trained: "first": the first matrix alone, so that W₂ is frozen; "both": W₁ and W₂.
+        frozen_scale: the frozen W₂ is this number times the identity [outputs, h].
+        noise: √A of the noise that each example adds to the gradient of each trained matrix; entries are N(0, A), of a
+            square matrix symmetric with 2A on the diagonal (GOE).
+        fan_in: the initial entries are divided by √(that matrix' inputs).
+        init_width: default σ of the initial entries.
+
+    Raises:
+        InputError: a bad argument.
 
     >>> LinearNetwork(teacher=(1, 3), outputs=4, hidden=5).shapes
     {'W1': (5, 2), 'W2': (4, 5)}

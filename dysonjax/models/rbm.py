@@ -29,7 +29,18 @@ Chains = Literal["persistent", "data", "exact"]
 
 
 def scalar_field_kernel(sites: int, mass: float = 2.0) -> Float[np.ndarray, "N N"]:
-    """K_φ of a free scalar field on a periodic chain: eigenvalues κ_k = m² + 2 − 2 cos(2πk/N)."""
+    """K_φ of a free scalar field on a periodic chain: eigenvalues κ_k = m² + 2 − 2 cos(2πk/N).
+
+    Args:
+        sites: N.
+        mass: m, in lattice units.
+
+    Returns:
+        K_φ [N, N].
+
+    Raises:
+        InputError: `sites` is no whole number of at least 1.
+    """
     shift = np.roll(np.eye(whole("sites", sites, 1)), 1, axis=0)
     return (mass**2 + 2) * np.eye(sites) - shift - shift.T
 
@@ -38,11 +49,21 @@ def scalar_field_kernel(sites: int, mass: float = 2.0) -> Float[np.ndarray, "N N
 class GaussianRBM(ByValue):
     """Gaussian RBM, which `sgd` trains by contrastive divergence; the defaults are those of arXiv:2407.16427.
 
-    `visible` N_v; `hidden` N_h, default N_v; fewer are an ultraviolet regulator: only the N_h smallest κ are learnt.
-    `target`: the kernel K_φ [N_v, N_v] to learn; default the scalar field of mass 2. Or `data` [examples, N_v], whose
-    second moment is learnt. `mass2` μ²: one number, or one a site; `mass`: "fixed", or learnt as one "global" number or
-    "per-site". `sweeps`: Gibbs sweeps an update; `chains`: "persistent" ones (they start at 1), or |B| new ones an
-    update, from the "data" (CD-k), or, without any sweep, "exact" draws of φ. `init_width`: default σ of W₀'s entries.
+    Args:
+        visible: N_v.
+        hidden: N_h, default N_v; fewer are an ultraviolet regulator: only the N_h smallest κ are learnt.
+        target: the kernel K_φ [N_v, N_v] to learn; default the scalar field of mass 2.
+        data: in place of a target, data [examples, N_v], whose second moment is learnt.
+        mass2: μ², one number, or one per site [N_v].
+        mass: μ² is "fixed", or learnt as one "global" number or "per-site".
+        hidden_std: σ_h, standard deviation of the hidden units.
+        sweeps: Gibbs sweeps per update.
+        chains: "persistent" ones (they start at 1), or |B| new ones per update, from the "data" (CD-k), or, without any
+            sweep, "exact" draws of φ.
+        init_width: default σ of W₀'s entries.
+
+    Raises:
+        InputError: a bad argument.
 
     >>> [round(k, 3) for k in GaussianRBM(visible=4).kappa]
     [4.0, 6.0, 6.0, 8.0]

@@ -26,8 +26,17 @@ Weights = dict[str, Array]
 class TanhNetwork(ByValue):
     """Student and teacher network for `sgd`; the defaults are the paper's.
 
-    `hidden` lists the widths of the hidden layers, so that there are len(hidden) + 1 matrices; `trained` lists which of
-    them are trained, counted from 0 ("all" for all). With three matrices they are named M, W, Z, otherwise W1, W2, ….
+    There are len(hidden) + 1 matrices. Three are named M, W, Z, otherwise they are W1, W2, ….
+
+    Args:
+        inputs: number of inputs.
+        hidden: widths of the hidden layers.
+        outputs: number of outputs.
+        activation: "tanh", "relu" or "identity".
+        trained: which matrices are trained, counted from 0, or "all".
+
+    Raises:
+        InputError: a bad argument.
 
     >>> TanhNetwork(inputs=3, hidden=(32, 16), outputs=1).shapes
     {'M': (32, 3), 'W': (16, 32), 'Z': (1, 16)}

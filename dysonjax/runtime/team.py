@@ -24,7 +24,12 @@ HEARTBEAT = 60
 
 
 class Share(NamedTuple):
-    """Share `index` of `count` of a scan's blocks: every `count`-th block, so that all shares see all settings."""
+    """Share `index` of `count` of a scan's blocks: every `count`-th block, so that all shares see all settings.
+
+    Args:
+        index: number of the share, from 0.
+        count: how many shares there are.
+    """
 
     index: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
     count: int = 1  # pyright: ignore[reportIncompatibleMethodOverride]

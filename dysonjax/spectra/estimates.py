@@ -11,7 +11,12 @@ from dysonjax.core.errors import require
 
 
 class Estimate(NamedTuple):
-    """A value, its standard error, and the number of independent replicas behind it; arrays of one shape, or numbers.
+    """A value with its standard error.
+
+    Attributes:
+        value: a number or an array.
+        error: its standard error, of the same shape.
+        count: number of independent replicas behind it.
 
     >>> str(Estimate(0.5307, 0.0012, 400))
     '0.5307(12)'
@@ -42,7 +47,16 @@ def estimate(values: Float[ArrayLike, "R ..."]) -> Estimate:
     """Mean over replicas ± standard error, entry by entry of what is left of a replica.
 
     A replica [R, n] of spacings, ratios, … is averaged first: numbers of one spectrum are not independent, replicas
-    are. Raises `InputError` for fewer than two replicas.
+    are.
+
+    Args:
+        values: replicas on the first axis, [R], [R, n] or [R, …].
+
+    Returns:
+        Mean and error, numbers for [R] and [R, n], else [...].
+
+    Raises:
+        InputError: fewer than two replicas.
     """
     x = np.asarray(values, float)
     require(x.ndim >= 1 and len(x) >= 2, "values", x.shape, "at least two replicas on the first axis")
@@ -50,7 +64,17 @@ def estimate(values: Float[ArrayLike, "R ..."]) -> Estimate:
 
 
 def curve(values: Float[ArrayLike, "R m"]) -> Estimate:
-    """Mean ± standard error over replicas of each of m numbers, as for Σ²(L) or a histogram."""
+    """Mean ± standard error over replicas of each of m numbers, as for Σ²(L) or a histogram.
+
+    Args:
+        values: replicas [R, m].
+
+    Returns:
+        Mean and error [m].
+
+    Raises:
+        InputError: fewer than two replicas.
+    """
     x = np.asarray(values, float)
     require(x.ndim >= 1 and len(x) >= 2, "values", x.shape, "at least two replicas on the first axis")
     return _over_replicas(x)
@@ -61,7 +85,18 @@ def _over_replicas(x: np.ndarray) -> Estimate:
 
 
 def density(x: Float[ArrayLike, "R n"], edges: Float[ArrayLike, " b"] | Sequence[float]) -> Estimate:
-    """Density of levels in bins `edges`, [b − 1], normalised over all levels, with errors over replicas."""
+    """Density of levels in bins, normalised over all levels, with errors over replicas.
+
+    Args:
+        x: levels [R, n].
+        edges: increasing edges of the bins, [b].
+
+    Returns:
+        Density and error [b − 1], per unit of x.
+
+    Raises:
+        InputError: fewer than two replicas, or edges that do not increase.
+    """
     levels, edges = np.asarray(x, float), np.asarray(edges, float)
     require(edges.ndim == 1 and np.all(np.diff(edges) > 0), "edges", edges.shape, "increasing edges")
     require(levels.ndim == 2 and len(levels) >= 2, "x", levels.shape, "levels [R, n] of at least two replicas")
@@ -74,13 +109,28 @@ def density(x: Float[ArrayLike, "R n"], edges: Float[ArrayLike, " b"] | Sequence
 
 
 def ks_distance(samples: Float[ArrayLike, "..."], cdf: Callable[[Array], Array]) -> float:
-    """Kolmogorov and Smirnov's sup |F_n − F| of all samples pooled."""
+    """Kolmogorov and Smirnov's sup |F_n − F| of all samples pooled.
+
+    Args:
+        samples: numbers of any shape.
+        cdf: the distribution function F.
+
+    Returns:
+        The distance.
+    """
     x = np.sort(np.ravel(np.asarray(samples, float)))
     return float(ks_of_rows(np.asarray(cdf(jnp.asarray(x)), float)))
 
 
 def ks_of_rows(wanted: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
-    """sup |F_n − F| of each row of samples, given as F at the sorted samples; NaN for rows without samples."""
+    """sup |F_n − F| of each row of samples.
+
+    Args:
+        wanted: F at the sorted samples, [..., n].
+
+    Returns:
+        Distances [...]; NaN for rows without samples.
+    """
     n = wanted.shape[-1]
     if n == 0:
         return np.full(wanted.shape[:-1], np.nan)
@@ -89,7 +139,15 @@ def ks_of_rows(wanted: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
 
 
 def ks_two_sample(first: Float[ArrayLike, "..."], second: Float[ArrayLike, "..."]) -> float:
-    """sup |F_n − G_m| between two sets of samples, each pooled."""
+    """sup |F_n − G_m| between two sets of samples, each pooled.
+
+    Args:
+        first: numbers of any shape.
+        second: numbers of any shape.
+
+    Returns:
+        The distance.
+    """
     a, b = (np.sort(np.ravel(np.asarray(s, float))) for s in (first, second))
     at = np.concatenate([a, b])
     share = [np.searchsorted(s, at, side="right") / s.size for s in (a, b)]

@@ -12,10 +12,19 @@ from dysonjax.spectra.estimates import Estimate
 
 
 def fit_beta(spacings: Float[ArrayLike, "R ..."]) -> Estimate:
-    """β of the Wigner surmise a s^β e^{−b s²} that makes the spacings [R] or [R, n], at unit mean, most likely.
+    """β of the Wigner surmise a s^β e^{−b s²} that makes the spacings most likely.
 
     The error is that of the sandwich formula over replicas (the first axis), so spacings of one spectrum may be
-    correlated. Raises `InputError`.
+    correlated.
+
+    Args:
+        spacings: [R] or [R, n], at unit mean.
+
+    Returns:
+        β and its error.
+
+    Raises:
+        InputError: fewer than three replicas, or numbers that are negative or not finite.
     """
 
     from scipy.special import gammaln
@@ -28,7 +37,17 @@ def fit_beta(spacings: Float[ArrayLike, "R ..."]) -> Estimate:
 
 
 def fit_brody(spacings: Float[ArrayLike, "R ..."]) -> Estimate:
-    """Brody's parameter ω of (ω + 1) b s^ω e^{−b s^{ω+1}}: 0 for Poisson levels, 1 near the surmise; as `fit_beta`."""
+    """Brody's parameter ω of (ω + 1) b s^ω e^{−b s^{ω+1}}: 0 for Poisson levels, 1 near the surmise; as `fit_beta`.
+
+    Args:
+        spacings: [R] or [R, n], at unit mean.
+
+    Returns:
+        ω and its error.
+
+    Raises:
+        InputError: fewer than three replicas, or numbers that are negative or not finite.
+    """
 
     from scipy.special import gammaln
 
@@ -40,7 +59,17 @@ def fit_brody(spacings: Float[ArrayLike, "R ..."]) -> Estimate:
 
 
 def fit_beta_from_ratios(ratios: Float[ArrayLike, "R ..."]) -> Estimate:
-    """β of the ratio law (r + r²)^β/(1 + r + r²)^{1+3β/2} (Atas et al. 2013), from `spacing_ratios`; as `fit_beta`."""
+    """β of the ratio law (r + r²)^β/(1 + r + r²)^{1+3β/2} (Atas et al. 2013); as `fit_beta`.
+
+    Args:
+        ratios: [R] or [R, n], from `spacing_ratios`.
+
+    Returns:
+        β and its error.
+
+    Raises:
+        InputError: fewer than three replicas, or numbers that are negative or not finite.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(200)
     r0 = ((nodes + 1) / 2) ** 2  # squared: integrands r^β with β < 1 stay smooth
 

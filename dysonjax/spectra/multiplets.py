@@ -23,14 +23,25 @@ AT_ONCE = 2**22
 
 
 class PairFit(NamedTuple):
-    """Centre κ and width σ of a degenerate pair."""
+    """Fit of a degenerate pair.
+
+    Attributes:
+        centre: κ.
+        width: σ.
+    """
 
     centre: Estimate
     width: Estimate
 
 
 class SurmiseTest(NamedTuple):
-    """Kolmogorov and Smirnov's distance from the Wigner surmise, its p-value, the number of spacings."""
+    """Comparison of spacings with the Wigner surmise.
+
+    Attributes:
+        distance: Kolmogorov and Smirnov's distance.
+        p_value: its p-value.
+        count: number of spacings.
+    """
 
     distance: float
     p_value: float
@@ -38,10 +49,17 @@ class SurmiseTest(NamedTuple):
 
 
 class ScalingFit(NamedTuple):
-    """y = a x: `slope` by generalised least squares, and `unweighted` by plain ones with its jackknife error.
+    """Fit of y = a x.
 
-    `jackknife_error` is a second error of `slope`, and `error_scaled` its first times √(χ²/dof) where that exceeds 1.
-    `points` are the fitted values and errors [p, k], counting the replicas of the smallest setting.
+    Attributes:
+        slope: a by generalised least squares.
+        jackknife_error: a second error of `slope`.
+        error_scaled: the first error of `slope`, times √(χ²/dof) where that exceeds 1.
+        unweighted: a by plain least squares, with its jackknife error.
+        chi2: χ².
+        dof: degrees of freedom.
+        p_value: probability of a larger χ².
+        points: the fitted values and errors [p, k], counting the replicas of the smallest setting.
     """
 
     slope: Estimate
@@ -55,7 +73,13 @@ class ScalingFit(NamedTuple):
 
 
 class TwoSample(NamedTuple):
-    """Energy distance of two samples of spectra, its p-value, and first − second of every level's mean."""
+    """Comparison of two samples of spectra.
+
+    Attributes:
+        statistic: energy distance.
+        p_value: its p-value.
+        mean_difference: first − second of every level's mean, [n].
+    """
 
     statistic: float
     p_value: float
@@ -63,7 +87,14 @@ class TwoSample(NamedTuple):
 
 
 class MultipletTest(NamedTuple):
-    """Distance of all levels pooled from the one-level law, a p-value of one level a replica, and the law's numbers."""
+    """Comparison of the levels of a multiplet with the one-level law.
+
+    Attributes:
+        distance: distance of all levels pooled.
+        p_value: p-value of one level per replica.
+        centre: κ of the law.
+        width: σ of the law.
+    """
 
     distance: float
     p_value: float
@@ -72,9 +103,17 @@ class MultipletTest(NamedTuple):
 
 
 def multiplets(centres: Float[ArrayLike, " n"] | Sequence[float], tolerance: float = 1e-6) -> tuple[slice, ...]:
-    """Runs of equal neighbours among centres [n] sorted largest first, to `tolerance` of the largest magnitude.
+    """Runs of equal neighbours among centres.
 
-    Raises `InputError` for centres that are not sorted so.
+    Args:
+        centres: [n], largest first.
+        tolerance: largest difference of neighbours taken for equal, relative to the largest magnitude.
+
+    Returns:
+        A slice for each run.
+
+    Raises:
+        InputError: centres that are not sorted so, or a negative tolerance.
 
         multiplets([5.0, 4.62, 4.62, 1.0])  # slices of 1, 2 and 1 levels
     """
@@ -87,14 +126,33 @@ def multiplets(centres: Float[ArrayLike, " n"] | Sequence[float], tolerance: flo
 
 
 def pair_spacing(pair: Float[ArrayLike, "R 2"]) -> Estimate:
-    """⟨S⟩ = ⟨|x₁ − x₂|⟩ of a pair [R, 2]; for a degenerate one √π σ (arXiv:2407.16427). Raises `InputError`."""
+    """⟨S⟩ = ⟨|x₁ − x₂|⟩ of a pair; for a degenerate one √π σ (arXiv:2407.16427).
+
+    Args:
+        pair: levels [R, 2].
+
+    Returns:
+        ⟨S⟩ in units of the levels.
+
+    Raises:
+        InputError: fewer than two replicas, anything but pairs, or numbers that are not finite.
+    """
     return estimate(np.abs(np.diff(_pairs("pair", pair, 2))[:, 0]))
 
 
 def pair_width(pair: Float[ArrayLike, "R 2"]) -> PairFit:
-    """Centre and σ of pairs [R, 2]: maximum likelihood of `PairDensity`, all levels pooled (arXiv:2407.16427).
+    """Centre and σ of pairs: maximum likelihood of `PairDensity`, all levels pooled (arXiv:2407.16427).
 
-    The errors are those of the infinitesimal jackknife over replicas. Raises `InputError`.
+    The errors are those of the infinitesimal jackknife over replicas.
+
+    Args:
+        pair: levels [R, 2].
+
+    Returns:
+        Centre and σ in units of the levels.
+
+    Raises:
+        InputError: as for `pair_spacing`.
     """
     x = _pairs("pair", pair, 2)
     with jax.enable_x64(True):
@@ -105,7 +163,14 @@ def pair_width(pair: Float[ArrayLike, "R 2"]) -> PairFit:
 def pair_widths(pairs: Float[ArrayLike, "R k 2"]) -> Float[np.ndarray, " k"]:
     """√π σ of each of k pairs, fitted as by `pair_width`: the paper's second ⟨S⟩, a statistic to `fit_through_origin`.
 
-    Raises `InputError`.
+    Args:
+        pairs: levels [R, k, 2].
+
+    Returns:
+        √π σ [k] in units of the levels.
+
+    Raises:
+        InputError: as for `pair_spacing`.
     """
     x = _pairs("pairs", pairs, 3)
     with jax.enable_x64(True):
@@ -113,7 +178,17 @@ def pair_widths(pairs: Float[ArrayLike, "R k 2"]) -> Float[np.ndarray, " k"]:
 
 
 def moment_ratio(spacings: Float[ArrayLike, " R"]) -> Estimate:
-    """⟨S²⟩/⟨S⟩², 4/π for a degenerate pair of any width; jackknife over replicas, bias removed. Raises `InputError`."""
+    """⟨S²⟩/⟨S⟩², 4/π for a degenerate pair of any width; jackknife over replicas, bias removed.
+
+    Args:
+        spacings: S [R].
+
+    Returns:
+        The ratio.
+
+    Raises:
+        InputError: fewer than three spacings, negative ones, or all but one zero.
+    """
     s = _spacings(spacings)
     count = len(s)
     without = (count - 1) * (np.sum(s**2) - s**2) / (np.sum(s) - s) ** 2
@@ -122,11 +197,22 @@ def moment_ratio(spacings: Float[ArrayLike, " R"]) -> Estimate:
 
 
 def surmise_test(key: PRNGKeyArray, spacings: Float[ArrayLike, " R"], draws: int = 999) -> SurmiseTest:
-    """Are spacings [R] of independent replicas distributed as Wigner's surmise, P(s) = (π/2) s e^{−πs²/4}, s = S/⟨S⟩?
+    """Are spacings distributed as Wigner's surmise, P(s) = (π/2) s e^{−πs²/4}, s = S/⟨S⟩?
 
     ⟨S⟩ is that of the data, so Kolmogorov's p-value would be too large (Lilliefors, J. Am. Stat. Assoc. 62, 399
-    (1967)): p is the share of `draws` samples of the surmise, each divided by its own mean, that lie as far from it.
-    Exact for any R. Raises `InputError`.
+    (1967)): p is the share of samples of the surmise, each divided by its own mean, that lie as far from it. Exact for
+    any R.
+
+    Args:
+        key: random key.
+        spacings: S [R] of independent replicas.
+        draws: number of samples of the surmise.
+
+    Returns:
+        Distance, p-value and number of spacings.
+
+    Raises:
+        InputError: as for `moment_ratio`, or `draws` below 1.
     """
     s = _spacings(spacings)
     cdf = lambda s: -np.expm1(-np.pi / 4 * s**2)  # noqa: E731
@@ -141,16 +227,28 @@ def fit_through_origin(
     statistic: Literal["mean"] | Callable[..., Any] = "mean",
     groups: int = 100,
 ) -> ScalingFit:
-    """Slope of y = a x over p settings (α, |B|) of k pairs each, from replicas `values[p]` [R_p, k, …].
+    """Slope of y = a x over p settings (α, |B|) of k pairs each.
 
     Generalised least squares (Aitken 1936): a = Σ xᵀC⁻¹y/Σ xᵀC⁻¹x, χ² = Σ (y − ax)ᵀC⁻¹(y − ax), each sum over
-    settings, which are independent, with the covariance C [k, k] of the k correlated values of one. y is the mean over
-    replicas, or `statistic`, a function [R', k, …] → [k], through the jackknife's pseudo-values of `groups` (at most
-    R_p) groups of replicas (Tukey 1958). C⁻¹ is free of its leading bias (Hartlap, A&A 464, 399 (2007)).
+    settings, which are independent, with the covariance C [k, k] of the k correlated values of one. C⁻¹ is free of its
+    leading bias (Hartlap, A&A 464, 399 (2007)).
 
     `jackknife_error` repeats all of it, C too, without each of `groups` groups of replicas, left out of all settings
     at once, and so holds if these share random numbers; from it the bias of a, which skewed values cause, is removed.
-    `error_scaled` is the Particle Data Group's error of a model that does not hold. Raises `InputError`.
+    `error_scaled` is the Particle Data Group's error of a model that does not hold.
+
+    Args:
+        predictor: x [p, k].
+        values: replicas [R_p, k, …] of each setting.
+        statistic: "mean": y is the mean over replicas. Or a function [R', k, …] → [k], through the jackknife's
+            pseudo-values of the groups (Tukey 1958).
+        groups: number of groups, more than k + 3; the smallest R_p if that is less.
+
+    Returns:
+        The slope and how well it fits.
+
+    Raises:
+        InputError: a bad argument, or values whose covariance is singular.
 
         fit_through_origin(np.sqrt(temperature * kappa**2 * omega), spacings).slope  # a of ⟨S⟩ = a √(Tκ²Ω)
     """
@@ -194,11 +292,23 @@ def fit_through_origin(
 def equal_temperature_test(
     key: PRNGKeyArray, first: Float[ArrayLike, "R n"], second: Float[ArrayLike, "Q n"], permutations: int = 999
 ) -> TwoSample:
-    """Do spectra [R, n] and [Q, n] of two runs at equal T, say, come from one law? No model, no fit.
+    """Do spectra of two runs at equal T, say, come from one law? No model, no fit.
 
     Energy distance 2⟨|X − Y|⟩ − ⟨|X − X'|⟩ − ⟨|Y − Y'|⟩ ≥ 0 (Székely and Rizzo, InterStat 5 (2004)) with every level
-    divided by its standard deviation over all replicas; p is the share of `permutations` that exchange whole replicas
-    and lie as far apart, exact for any R, Q and n. Raises `InputError`.
+    divided by its standard deviation over all replicas; p is the share of permutations that exchange whole replicas and
+    lie as far apart, exact for any R, Q and n.
+
+    Args:
+        key: random key.
+        first: levels [R, n].
+        second: levels [Q, n].
+        permutations: number of permutations.
+
+    Returns:
+        Distance, p-value and difference of the means.
+
+    Raises:
+        InputError: a bad argument.
     """
     one, two = _finite("first", first, 2), _finite("second", second, 2)
     require(one.shape[1] == two.shape[1], "second", two.shape, f"[Q, {one.shape[1]}], the levels of first")
@@ -231,9 +341,20 @@ def fitted_centres(
     multiplets: Sequence[slice],
     fixed_points: Float[ArrayLike, " n"] | Sequence[float] | None = None,
 ) -> Estimate:
-    """Mean of each multiplet's levels over replicas [number of multiplets], divided by its fixed point if given.
+    """Mean of each multiplet's levels over replicas.
 
-    In levels x, or in λ = μ² − x with κ for fixed points, as the paper's λ/κ (arXiv:2407.16427). Raises `InputError`.
+    In levels x, or in λ = μ² − x with κ for fixed points, as the paper's λ/κ (arXiv:2407.16427).
+
+    Args:
+        levels: [R, n].
+        multiplets: as from `multiplets`.
+        fixed_points: [n]; if given, each mean is divided by its multiplet's fixed point.
+
+    Returns:
+        Means [number of multiplets].
+
+    Raises:
+        InputError: a bad argument.
     """
     x = _finite("levels", levels, 2)
     require(len(multiplets) > 0, "multiplets", multiplets, "one multiplet at least")
@@ -253,12 +374,25 @@ def multiplet_ks(
     width: float | None = None,
     draws: int = 999,
 ) -> MultipletTest:
-    """Do levels [R, k] of a k-fold multiplet follow the exact one-level law of a GOE block (arXiv:2412.20496)?
+    """Do levels of a k-fold multiplet follow the exact one-level law of a GOE block (arXiv:2412.20496)?
 
     Gaussian for k = 1, the pair density for k = 2, ρ_k of `GeneralisedSemicircle` beyond. `distance` is that of all
-    levels pooled. Levels of one replica repel each other, so `p_value` is that of one level a replica, chosen at
+    levels pooled. Levels of one replica repel each other, so `p_value` is that of one level per replica, chosen at
     random. What is not given is fitted by moments, κ = ⟨x⟩ and σ² = 2⟨(x − κ)²⟩/(k + 1), and then p is the share of
-    `draws` samples of the law, fitted alike, that lie as far from it. Either p is exact. Raises `InputError`.
+    `draws` samples of the law, fitted alike, that lie as far from it. Either p is exact.
+
+    Args:
+        key: random key.
+        levels: [R, k].
+        centre: κ; fitted if None.
+        width: σ > 0; fitted if None.
+        draws: number of samples of the law.
+
+    Returns:
+        Distance, p-value, and the law's κ and σ.
+
+    Raises:
+        InputError: a bad argument.
     """
     x = _finite("levels", levels, 2)
     count, k = x.shape

@@ -50,9 +50,17 @@ def left_out(
     groups: int | Int[np.ndarray, " R"] | None = None,
     axis: int = 0,
 ) -> Float[np.ndarray, "g ..."]:
-    """Values [g, …] of a statistic without each group of the replicas, which are on `axis`; nothing is compiled.
+    """Values of a statistic without each group of the replicas; nothing is compiled.
 
-    `groups`: how many, as equal as can be, by default one for each replica, or the group 0 … g − 1 of each replica.
+    Args:
+        statistic: maps samples, with fewer replicas on `axis`, to a number or an array.
+        samples: an array with the replicas on `axis`.
+        groups: how many groups, as equal as can be, by default one for each replica; or the group 0 … g − 1 of each
+            replica [R].
+        axis: axis of the replicas.
+
+    Returns:
+        Values [g, …].
     """
     x = np.asarray(samples)
     return np.stack([
@@ -61,28 +69,57 @@ def left_out(
 
 
 def parts(count: int, groups: int | Int[np.ndarray, " R"] | None = None) -> list[Int[np.ndarray, " r"]]:
-    """Numbers of the replicas in each group, as in `left_out`."""
+    """Numbers of the replicas in each group.
+
+    Args:
+        count: number of replicas.
+        groups: as in `left_out`.
+
+    Returns:
+        An array of numbers for each group.
+    """
     if groups is None or isinstance(groups, int):
         return np.array_split(np.arange(count), groups or count)
     return [np.flatnonzero(groups == g) for g in range(groups.max() + 1)]
 
 
 def jackknifed(whole: Any, left_out: Any, count: int) -> Estimate:
-    """A statistic of all `count` replicas with its bias removed, from its values without each of g groups."""
+    """A statistic with its bias removed, and its jackknife error.
+
+    Args:
+        whole: the statistic of all replicas, [...].
+        left_out: its values without each of g groups, [g, …].
+        count: number of replicas.
+
+    Returns:
+        The statistic with its error, [...].
+    """
     groups = len(left_out)
     value = groups * whole - (groups - 1) * left_out.mean(axis=0)
     return Estimate(np.asarray(value), jackknife_error(left_out), count)
 
 
 def pseudo_values(whole: Float[np.ndarray, "..."], left_out: Float[np.ndarray, "g ..."]) -> Float[np.ndarray, "g ..."]:
-    """Numbers that are independent, nearly, and whose mean is the statistic with its bias removed (Tukey 1958)."""
+    """Numbers that are independent, nearly, and whose mean is the statistic with its bias removed (Tukey 1958).
+
+    Args:
+        whole: the statistic of all replicas, [...].
+        left_out: its values without each of g groups, [g, …].
+
+    Returns:
+        Numbers [g, …].
+    """
     return len(left_out) * whole - (len(left_out) - 1) * left_out
 
 
 def jackknife_error(left_out: Float[ArrayLike, "g ..."]) -> Float[np.ndarray, "..."]:
     """The standard error of a statistic from its values without each of g groups of replicas.
 
-    In the type of a JAX array, otherwise in float64. NaN for one group.
+    Args:
+        left_out: values [g, …].
+
+    Returns:
+        Errors [...], in the type of a JAX array, otherwise in float64. NaN for one group.
     """
     values = left_out if isinstance(left_out, jax.Array) else np.asarray(left_out, float)
     if len(values) == 1:

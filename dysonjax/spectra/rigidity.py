@@ -140,7 +140,15 @@ def _rigidity(u: Array, low: Array, high: Array, lengths: Array, most: int) -> A
 def spectral_form_factor(
     unfolded: Float[Array, "R n"], times: Float[ArrayLike, " m"] | Sequence[float]
 ) -> tuple[Array, Array]:
-    """K(τ) = ⟨|Σ e^{2πiτu}|²⟩/n and its connected part, without |⟨Σ e^{2πiτu}⟩|²/n: [m] each, means over replicas."""
+    """K(τ) = ⟨|Σ e^{2πiτu}|²⟩/n and its connected part, without |⟨Σ e^{2πiτu}⟩|²/n.
+
+    Args:
+        unfolded: levels u of mean spacing 1, [R, n].
+        times: τ [m]; 1 is the Heisenberg time.
+
+    Returns:
+        K and its connected part, [m] each, means over replicas.
+    """
     phase = 2 * jnp.pi * jnp.asarray(times, unfolded.dtype)[:, None, None] * unfolded
     wave = jnp.sum(jnp.exp(1j * phase), axis=-1)
     n, replicas = unfolded.shape[-1], unfolded.shape[0]
@@ -151,10 +159,20 @@ def spectral_form_factor(
 
 
 def number_variance_law(lengths: Float[ArrayLike, " m"] | Sequence[float], beta: int) -> Float[np.ndarray, " m"]:
-    """Σ²(L) of large random matrices, β = 1, 2, 4, and L for β = 0, Poisson levels (Mehta, ch. 16), exact.
+    """Σ²(L) of large random matrices and of Poisson levels (Mehta, ch. 16), exact.
 
     β = 2: [ln 2πL + γ + 1 − cos 2πL − Ci 2πL]/π² + L [1 − 2 Si(2πL)/π]; β = 1: twice that + Si(πL)²/π² − Si(πL)/π;
-    β = 4: half of it at 2L, + Si(2πL)²/4π². Raises `InputError`.
+    β = 4: half of it at 2L, + Si(2πL)²/4π²; Poisson: L.
+
+    Args:
+        lengths: windows L [m] in mean spacings.
+        beta: 1, 2 or 4; 0 for Poisson levels.
+
+    Returns:
+        Σ² [m].
+
+    Raises:
+        InputError: another β.
     """
     from scipy.special import sici
 
@@ -174,7 +192,18 @@ def number_variance_law(lengths: Float[ArrayLike, " m"] | Sequence[float], beta:
 
 
 def rigidity_law(lengths: Float[ArrayLike, " m"] | Sequence[float], beta: int) -> Float[np.ndarray, " m"]:
-    """Δ₃(L) = (2/L⁴) ∫₀^L (L³ − 2L²r + r³) Σ²(r) dr of the same levels; L/15 for β = 0."""
+    """Δ₃(L) = (2/L⁴) ∫₀^L (L³ − 2L²r + r³) Σ²(r) dr of large random matrices and of Poisson levels, for these L/15.
+
+    Args:
+        lengths: windows L [m] in mean spacings.
+        beta: 1, 2 or 4; 0 for Poisson levels.
+
+    Returns:
+        Δ₃ [m].
+
+    Raises:
+        InputError: another β.
+    """
     x = np.atleast_1d(np.asarray(lengths, float))
     nodes, weights = np.polynomial.legendre.leggauss(400)
     t = (nodes + 1) / 2
@@ -183,10 +212,20 @@ def rigidity_law(lengths: Float[ArrayLike, " m"] | Sequence[float], beta: int) -
 
 
 def form_factor_law(times: Float[ArrayLike, " m"] | Sequence[float], beta: int) -> Float[np.ndarray, " m"]:
-    """Connected K(τ) of large random matrices, β = 1, 2, 4, and 1 for β = 0 (Mehta, chs. 6, 7 and 11).
+    """Connected K(τ) of large random matrices and of Poisson levels (Mehta, chs. 6, 7 and 11).
 
     β = 2: min(|τ|, 1); β = 1: 2τ − τ ln(1 + 2τ), beyond 1: 2 − τ ln((2τ + 1)/(2τ − 1)); β = 4: τ/2 − (τ/4) ln|1 − τ|,
-    beyond 2: 1.
+    beyond 2: 1; Poisson: 1.
+
+    Args:
+        times: τ [m]; 1 is the Heisenberg time.
+        beta: 1, 2 or 4; 0 for Poisson levels.
+
+    Returns:
+        K [m].
+
+    Raises:
+        InputError: another β.
     """
     require(beta in (0, 1, 2, 4), "beta", beta, "0, 1, 2 or 4")
     t = np.abs(np.asarray(times, float))

@@ -13,12 +13,30 @@ from dysonjax.core.errors import require
 
 
 def by_law(x: Float[Array, "... n"], cdf: Callable[[Array], Array]) -> Float[Array, "... n"]:
-    """n F(x) with the distribution function F of a law."""
+    """n F(x) with the distribution function F of a law.
+
+    Args:
+        x: levels [..., n].
+        cdf: F.
+
+    Returns:
+        Unfolded levels [..., n].
+    """
     return x.shape[-1] * cdf(x)
 
 
 def by_ensemble(x: Float[ArrayLike, "R n"]) -> Float[Array, "R n"]:
-    """n times the distribution function of all R replicas' levels together: no curve to choose, for many replicas."""
+    """n times the distribution function of all R replicas' levels together: no curve to choose, for many replicas.
+
+    Args:
+        x: levels [R, n].
+
+    Returns:
+        Unfolded levels [R, n].
+
+    Raises:
+        InputError: fewer than two replicas.
+    """
     levels = np.asarray(x)
     require(levels.ndim == 2 and len(levels) >= 2, "x", levels.shape, "levels [R, n] of at least two replicas")
     pooled = np.sort(levels.ravel())
@@ -27,12 +45,34 @@ def by_ensemble(x: Float[ArrayLike, "R n"]) -> Float[Array, "R n"]:
 
 
 def by_polynomial(x: Float[ArrayLike, "... n"], degree: int = 7) -> Float[Array, "... n"]:
-    """A polynomial in x fitted to each spectrum's own staircase by least squares."""
+    """A polynomial in x fitted to each spectrum's own staircase by least squares.
+
+    Args:
+        x: levels [..., n].
+        degree: of the polynomial.
+
+    Returns:
+        Unfolded levels [..., n].
+
+    Raises:
+        InputError: fewer than `degree` + 2 levels.
+    """
     return _each(x, lambda u, rank: np.polynomial.Chebyshev.fit(u, rank, degree)(u), degree + 2)
 
 
 def by_spline(x: Float[ArrayLike, "... n"], knots: int = 5) -> Float[Array, "... n"]:
-    """A cubic spline with `knots` inner knots at quantiles of the levels, fitted to each spectrum's own staircase."""
+    """A cubic spline fitted to each spectrum's own staircase.
+
+    Args:
+        x: levels [..., n].
+        knots: number of inner knots, at quantiles of the levels.
+
+    Returns:
+        Unfolded levels [..., n].
+
+    Raises:
+        InputError: fewer than `knots` + 5 levels.
+    """
 
     from scipy.interpolate import LSQUnivariateSpline
 
@@ -44,7 +84,18 @@ def by_spline(x: Float[ArrayLike, "... n"], knots: int = 5) -> Float[Array, "...
 
 
 def by_local_mean(x: Float[Array, "... n"], window: int = 10) -> Float[Array, "... n"]:
-    """Sums of gaps over the mean of the `window` gaps around each: hides correlations longer than the window."""
+    """Sums of gaps over the mean gap around each: hides correlations longer than the window.
+
+    Args:
+        x: spectra sorted either way, [..., n].
+        window: how many gaps around each give the mean, 2 … n − 1.
+
+    Returns:
+        Unfolded levels [..., n], from 0 on.
+
+    Raises:
+        InputError: `window` out of range.
+    """
     n = x.shape[-1]
     require(2 <= window < n, "window", window, f"2 … {n - 1} gaps for {n} levels")
     gap = jnp.diff(x, axis=-1)
@@ -71,9 +122,21 @@ def unfolding_sensitivity(
     methods: Mapping[str, Callable[[Array], Array]] = METHODS,
     drop: float = 0.1,
 ) -> dict[str, np.ndarray]:
-    """`statistic` of the levels under each unfolding, and under "spread" the largest difference between them.
+    """A statistic of the levels under each unfolding, and the largest difference between them.
 
-    The share `drop` of the levels is left out at each end. A conclusion smaller than the spread is not one.
+    A conclusion smaller than this spread is not one.
+
+    Args:
+        x: sorted levels [..., n].
+        statistic: function of the unfolded levels [..., n'].
+        methods: the unfoldings by name.
+        drop: share of the levels that is left out at each end.
+
+    Returns:
+        The statistic by the method's name, and under "spread" the largest difference.
+
+    Raises:
+        InputError: fewer than three levels are left.
     """
     n = x.shape[-1]
     edge = int(np.ceil(drop * n))

@@ -18,11 +18,19 @@ from dysonjax.storage.store import Store
 
 
 def merge(out: str | os.PathLike[str], parts: Sequence[str | os.PathLike[str]]) -> int:
-    """Bring the finished blocks of all `parts` together in `out`, a new directory or an interrupted merge.
+    """Bring the finished blocks of all parts of a run together in one directory.
 
-    Returns the number of blocks. Raises `StoreError`, before anything is written, which names the part that is no run,
-    belongs to another run, has blocks of another size or blocks that an earlier part has too, and the blocks that no
-    part has.
+    Args:
+        out: a new directory, or that of an interrupted merge.
+        parts: directories or URLs of the parts.
+
+    Returns:
+        The number of blocks.
+
+    Raises:
+        StoreError: before anything is written, with the part that is no run, belongs to another run, has blocks of
+            another size or blocks that an earlier part has too, or with the blocks that no part has. Also where `out`
+            holds another run.
     """
     places = [place(part) for part in parts]
     found = [{str(p.relative_to(part)): p for p in stores_in(part)} for part in places]

@@ -63,12 +63,18 @@ class SpectralMonitor:
     A record of 4 matrices of 128 × 128 and 16 of 128 × 32 takes 5 ms on one core of a CPU. There LAPACK keeps to one
     thread from now on, as after `use_all_cores`: its own wait for those of the training, for seconds at times.
 
-    `params`: a pytree of arrays, or an nnx module, whose `nnx.Param` is taken. `steps`: the last step. `pattern`: of
-    names such as "layer0/key/kernel". `kernels`: how more than two axes are one matrix, "flax" or "torch", and `stack`:
-    how many leading axes number matrices, all three as in `read_weights`.
-    `every`: steps from one record to the next, 0 and `steps` included, or "log" for 21 log-spaced ones. `heads`: parts
-    that are watched beside the whole matrix, either {pattern: number of equal blocks of columns}, "…/head0", "…/head1",
-    …, or a function (name, parameter as it is) → {part: matrix}. Raises `InputError`, also when nothing matches.
+    Args:
+        params: a pytree of arrays, or an nnx module, whose `nnx.Param` is taken.
+        steps: the last step.
+        pattern: of names such as "layer0/key/kernel", as in `read_weights`.
+        every: steps from one record to the next, 0 and `steps` included, or "log" for 21 log-spaced ones.
+        heads: parts that are watched beside the whole matrix, either {pattern: number of equal blocks of columns},
+            "…/head0", "…/head1", …, or a function (name, parameter as it is) → {part: matrix}.
+        kernels: how more than two axes are one matrix, "flax" or "torch", as in `read_weights`.
+        stack: how many leading axes number matrices, as in `read_weights`.
+
+    Raises:
+        InputError: a bad argument, also when nothing matches.
     """
 
     reached: Bool[Array, " t"]
