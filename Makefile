@@ -2,6 +2,9 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write to one .venv
+# Where Python may not keep what it compiled, each of the dozens of processes that the tests start compiles JAX, SciPy
+# and xarray anew: 12 s in place of 2.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 # A file stays whole, so that its fixtures and compiled programs are made once; the longest come first.
