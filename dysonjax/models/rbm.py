@@ -58,8 +58,8 @@ class GaussianRBM(ByValue):
         mass: μ² is "fixed", or learnt as one "global" number or "per-site".
         hidden_std: σ_h, standard deviation of the hidden units.
         sweeps: Gibbs sweeps per update.
-        chains: "persistent" ones (they start at 1), or |B| new ones per update, from the "data" (CD-k), or, without any
-            sweep, "exact" draws of φ.
+        chains: "persistent" ones (they start at 1), or |B| new ones per update: from draws of a Gaussian with the second
+            moment to learn, "data" (CD-k), or, without any sweep, "exact" draws of φ.
         init_width: default σ of W₀'s entries.
 
     Raises:
@@ -142,7 +142,10 @@ class GaussianRBM(ByValue):
     def init(self, key: PRNGKeyArray, task: Any, init_width: Float[Array, ""]) -> Params:
         """W₀ ~ N(0, σ_W²), and μ² where it is learnt."""
         w = init_width * jax.random.normal(key, self.shape)
-        return {"W": w} if self.mass == "fixed" else {"W": w, "mass2": jnp.asarray(self.mass2, float)}
+        if self.mass == "fixed":
+            return {"W": w}
+        shape = () if self.mass == "global" else (self.visible,)
+        return {"W": w, "mass2": jnp.broadcast_to(jnp.asarray(self.mass2, float), shape)}
 
     def matrices(self, params: Params) -> Params:
         """W; its levels are the eigenvalues x of WᵀW (of WWᵀ for N_h < N_v)."""

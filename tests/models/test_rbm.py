@@ -166,6 +166,7 @@ def test_a_mass_is_learnt(mass, kappa):
     step = jax.jit(
         lambda p: jax.tree.map(lambda w, g: w - 0.3 * g, p, machine.moment_gradient(p, jnp.eye(3)[..., None], ()))
     )
+    assert jax.tree.map(jnp.shape, step(params)) == jax.tree.map(jnp.shape, params)
     for _ in range(4000):
         params = step(params)
     np.testing.assert_allclose(one(machine.factor(params)) ** 2 @ np.ones(3), kappa, atol=0.05)
