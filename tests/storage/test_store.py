@@ -29,8 +29,8 @@ module = importlib.import_module("dysonjax.engine.scanning")  # `dysonjax.scan` 
 
 OU = ornstein_uhlenbeck()
 AXES = {"temperature": [0.5, 2.0, 1.0], "batch_size": [1, 2], "learning_rate": [0.3, 0.05], "seed": range(40)}
-STEPS, BLOCK = 2000, 16
-BLOCKS = 2 * 15  # two buckets of 240 replicas
+STEPS, BLOCK = 2000, 40
+BLOCKS = 2 * 6  # two buckets of 240 replicas
 RECORDED = ["levels", "x", "diverged_step"]
 
 
@@ -123,7 +123,7 @@ def test_what_was_run_on_what_is_readable_text(finished):
 @pytest.mark.parametrize("stored", [True, False])
 def test_interrupted_in_a_notebook_it_gives_back_what_is_finished(whole, tmp_path, monkeypatch, count, caplog, stored):
     def stop(self, *block):
-        if len(count) == 18:
+        if len(count) == 9:
             raise KeyboardInterrupt
         write(self, *block)
 
@@ -133,13 +133,13 @@ def test_interrupted_in_a_notebook_it_gives_back_what_is_finished(whole, tmp_pat
         patch.setattr(module, "in_notebook", lambda: True)
         part = run(out)
     kept = part.diverged_step != -2
-    assert int(kept.sum()) == 17 * BLOCK
+    assert int(kept.sum()) == 8 * BLOCK
     assert_same(whole.where(kept), part.where(kept), ["levels", "x"])
-    assert f"interrupted: {13 * BLOCK} of 480 replicas are not computed" in caplog.text
+    assert f"interrupted: {4 * BLOCK} of 480 replicas are not computed" in caplog.text
     if stored:
         assert_same(part, dj.open(tmp_path / "run"))
         assert_same(whole, run(out))
-        assert count == [BLOCK] * (18 + 13)
+        assert count == [BLOCK] * (9 + 4)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -147,7 +147,7 @@ def test_interrupted_between_blocks_and_continued(whole, tmp_path, monkeypatch, 
     write = store.Store.write
 
     def stop(self, bucket, rows, values):
-        if len(count) == 18:
+        if len(count) == 9:
             raise error
         write(self, bucket, rows, values)
 
@@ -155,11 +155,11 @@ def test_interrupted_between_blocks_and_continued(whole, tmp_path, monkeypatch, 
         patch.setattr(store.Store, "write", stop)
         with pytest.raises(error):
             run(tmp_path / "run")
-    assert pending(tmp_path / "run") == BLOCKS - 17
+    assert pending(tmp_path / "run") == BLOCKS - 8
     count.clear()
     # on other devices and with another block size asked for; the store keeps its own
     ds = run(tmp_path / "run", devices=jax.devices()[:1], block_size=100)
-    assert count == [BLOCK] * (BLOCKS - 17)
+    assert count == [BLOCK] * (BLOCKS - 8)
     assert_same(whole, ds)
     one, two = json.loads(ds.attrs["provenance"])
     assert one["device"].startswith("2 × ")
@@ -185,11 +185,11 @@ def test_interrupted_within_a_block_and_continued(whole, tmp_path, monkeypatch, 
 
 @pytest.fixture
 def half(tmp_path, monkeypatch):
-    """A short run of which 17 of 30 blocks are finished."""
+    """A short run of which 8 of 12 blocks are finished."""
     write, done = store.Store.write, []
 
     def stop(self, bucket, rows, values):
-        if len(done) == 17:
+        if len(done) == 8:
             raise KeyboardInterrupt
         done.append(rows)
         write(self, bucket, rows, values)
@@ -204,7 +204,7 @@ def half(tmp_path, monkeypatch):
 def test_what_is_missing_is_marked(half, finished):
     whole, part = store.load(finished).dataset(), store.load(half).dataset()
     missing = part.diverged_step == -2
-    assert int(missing.sum()) == 13 * BLOCK
+    assert int(missing.sum()) == 4 * BLOCK
     for name in ("levels", "x"):
         inner = missing.broadcast_like(part[name])
         assert np.isnan(part[name].values[inner.transpose(*part[name].dims).values]).all()
@@ -264,7 +264,7 @@ def test_killed_at_random_moments_and_continued(whole, tmp_path, count):
     for moment in np.random.default_rng(0).uniform(0, 0.03, 2):
         process = child(out)
         deadline = time.monotonic() + 120
-        target = done + 4
+        target = done + 2
         while process.poll() is None and time.monotonic() < deadline:
             if finished_blocks(out) >= target:
                 break
@@ -276,7 +276,7 @@ def test_killed_at_random_moments_and_continued(whole, tmp_path, count):
         left = pending(out)
         assert target <= BLOCKS - left
         done = BLOCKS - left
-    assert 0 < left < BLOCKS - 7  # killed before the end, and after some work  # type: ignore[possibly-undefined]  # the loop sets it
+    assert 0 < left < BLOCKS - 3  # killed before the end, and after some work  # type: ignore[possibly-undefined]  # the loop sets it
     part = store.load(out).dataset()
     kept = part.diverged_step != -2
     assert int(kept.sum()) == done * BLOCK
@@ -360,7 +360,7 @@ def test_a_run_without_permission_to_write(half, monkeypatch):
         patch.setattr("pathlib.Path.write_text", forbidden)
         refused(lambda: run(half, steps=200), "Permission denied")
     assert contents(half) == before
-    assert pending(half) == 13
+    assert pending(half) == 4
 
 
 def test_somebody_elses_directory_or_file(tmp_path):
