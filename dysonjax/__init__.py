@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dysonjax.runtime.compile_cache import use_compile_cache
     from dysonjax.runtime.devices import use_all_cores
     from dysonjax.runtime.team import Share
-    from dysonjax.spectra import multiplets as scaling
+    from dysonjax.spectra import scaling
     from dysonjax.storage.merging import merge
     from dysonjax.weights.monitor import SpectralMonitor
     from dysonjax.weights.spectral_report import analyze
@@ -101,7 +101,7 @@ _HOMES = {
     "observables": "dysonjax.core.observables",
     "open": "dysonjax.experiments.reading:open_run",
     "phase_diagram": "dysonjax.experiments.learning.own_diagram:phase_diagram",
-    "scaling": "dysonjax.spectra.multiplets",
+    "scaling": "dysonjax.spectra.scaling",
     "scan": "dysonjax.engine.scanning:scan",
     "schemes": "dysonjax.dynamics.dyson_schemes",
     "sgd": "dysonjax.dynamics.stochastic_gradient:sgd",

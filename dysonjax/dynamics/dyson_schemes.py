@@ -13,13 +13,13 @@ So a level's own noise has variance 2 v_ii (v_ii), and two levels repel with β/
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dysonjax.kernels.eigenvalues import eigenvalues_of_block, singular_values_of_block, sort_levels
+from dysonjax.kernels.linear_systems import ends, solve_dense, solve_tridiagonal
 from dysonjax.kernels.random_numbers import chi_squared, normals
 
 UNROLLED = 32
@@ -154,8 +154,8 @@ def neighbour_implicit(keys: PRNGKeyArray, x: Levels, variance: Array, beta: flo
     def newton(y):
         gap = y[:-1] - y[1:]
         pull, stiff = strength / gap, strength / (gap * gap)
-        gradient = y - target - _ends(pull, 0) + _ends(0, pull)
-        return _solve_tridiagonal(1 + _ends(stiff, 0) + _ends(0, stiff), -stiff, -gradient)
+        gradient = y - target - ends(pull, 0) + ends(0, pull)
+        return solve_tridiagonal(1 + ends(stiff, 0) + ends(0, stiff), -stiff, -gradient)
 
     return _minimise(newton, _opened(target, strength))
 
@@ -182,7 +182,7 @@ def backward_euler(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, 
         gap = y[:, None] - y[None] + eye
         stiff = strength / (gap * gap)
         gradient = y - target - jnp.sum(strength / gap, 1)
-        return _solve_dense(eye * (1 + jnp.sum(stiff, 1)) - stiff, -gradient)
+        return solve_dense(eye * (1 + jnp.sum(stiff, 1)) - stiff, -gradient)
 
     return _minimise(newton, _opened(target, beta * _pairs_of(variance, n, 1)[: n - 1]))
 
@@ -347,45 +347,3 @@ def _minimise(newton: Callable[[Levels], Levels], y: Levels) -> Kicked:
 
     y, change = lax.fori_loop(0, NEWTON_STEPS, step, (y, jnp.zeros_like(y[0])))
     return Kicked(y, (change > NEWTON_TOLERANCE).astype(jnp.int32))
-
-
-def _ends(first: Array | float, second: Array | float) -> Array:
-    """[n − 1, R] with a row of zeros behind it, or before it."""
-    if isinstance(first, jax.Array):
-        return jnp.concatenate([first, jnp.zeros_like(first[:1])])
-    assert isinstance(second, jax.Array)
-    return jnp.concatenate([jnp.zeros_like(second[:1]), second])
-
-
-def _solve_tridiagonal(diagonal: Levels, off: Array, right: Levels) -> Levels:
-    """Symmetric tridiagonal systems, by Thomas' elimination."""
-    rows = (diagonal, _ends(0, off), right)
-
-    def down(above, row):
-        own, link, value = row
-        pivot, reduced = above
-        factor = link / pivot
-        row = (own - factor * link, value - factor * reduced)
-        return row, row
-
-    (_, _), (pivots, reduced) = lax.scan(down, (jnp.ones_like(right[0]), jnp.zeros_like(right[0])), rows)
-
-    def up(below, row):
-        pivot, value, link = row
-        solved = (value - link * below) / pivot
-        return solved, solved
-
-    return lax.scan(up, jnp.zeros_like(right[0]), (pivots, reduced, _ends(off, 0)), reverse=True)[1]
-
-
-def _solve_dense(matrix: Array, right: Levels) -> Levels:
-    """Symmetric positive definite systems [n, n, R] side by side, by elimination without pivots (none are needed)."""
-    n = matrix.shape[0]
-
-    def eliminate(k, system):
-        row = system[k] / system[k, k]
-        others = jnp.where((jnp.arange(n) == k)[:, None], 0, system[:, k])
-        return system.at[k].set(row) - others[:, None] * row[None]
-
-    system = jnp.concatenate([matrix, right[:, None]], axis=1)
-    return lax.fori_loop(0, n, eliminate, system)[:, -1]

@@ -58,8 +58,8 @@ class GaussianRBM(ByValue):
         mass: μ² is "fixed", or learnt as one "global" number or "per-site".
         hidden_std: σ_h, standard deviation of the hidden units.
         sweeps: Gibbs sweeps per update.
-        chains: "persistent" ones (they start at 1), or |B| new ones per update: from draws of a Gaussian with the second
-            moment to learn, "data" (CD-k), or, without any sweep, "exact" draws of φ.
+        chains: "persistent" ones (they start at 1), or |B| new ones per update: "data" starts them at draws of a
+            Gaussian with the second moment to learn (CD-k), "exact" draws φ without any sweep.
         init_width: default σ of W₀'s entries.
 
     Raises:

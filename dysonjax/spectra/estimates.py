@@ -152,3 +152,23 @@ def ks_two_sample(first: Float[ArrayLike, "..."], second: Float[ArrayLike, "..."
     at = np.concatenate([a, b])
     share = [np.searchsorted(s, at, side="right") / s.size for s in (a, b)]
     return float(np.max(np.abs(share[0] - share[1])))
+
+
+def finite(name: str, value: ArrayLike | Sequence[float], ndim: int | None = None) -> np.ndarray:
+    """A float64 array of finite numbers.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given.
+        ndim: how many axes it must have.
+
+    Returns:
+        The array.
+
+    Raises:
+        InputError: another number of axes, no entries, or one that is not finite.
+    """
+    x = np.asarray(value, float)
+    require(ndim is None or x.ndim == ndim, name, x.shape, f"an array of {ndim} axes")
+    require(x.size and np.all(np.isfinite(x)), name, value, "finite numbers")
+    return x

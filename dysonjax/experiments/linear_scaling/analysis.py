@@ -13,7 +13,7 @@ from dysonjax.experiments.linear_scaling.experiment import TITLES, ScalingRun
 from dysonjax.experiments.tables import plain_table
 from dysonjax.models import GaussianRBM
 from dysonjax.spectra import Estimate, curve
-from dysonjax.spectra.multiplets import (
+from dysonjax.spectra.scaling import (
     MultipletTest,
     ScalingFit,
     SurmiseTest,
