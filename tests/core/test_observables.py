@@ -153,21 +153,21 @@ def test_histogram_bins_hold_their_lower_edge():
     assert run(observable, jnp.array([[-1.0, 0.0, 0.5, 1.0, 2.0, 3.0]]))["h"].tolist() == [1, 2, 1, 2]
 
 
-@pytest.mark.parametrize("dtype", [jnp.bool_, jnp.int32, jnp.uint8])
-@pytest.mark.parametrize("kind", ["snapshot", "mean", "moments"])
-def test_measures_need_not_be_floats(kind, dtype):
+def test_measures_need_not_be_floats(trajectory):
     """How often something holds, or how many there are, is measured as naturally as a length."""
-    observable = getattr(ob, kind)("m", lambda s, x, h: (x[0] > 0).astype(dtype))
-    ds = dj.scan(OU, GRID, 9, snapshots=[9], observables=[observable, POSITION], key=jax.random.key(6))
-    every = dj.scan(OU, GRID, 9, snapshots=range(10), observables=[POSITION], key=jax.random.key(6))
-    held = every.x.isel(snapshot=slice(1, None), coordinate=0) > 0
+    watched = [
+        getattr(ob, kind)(f"{kind}_{dtype}", lambda s, x, h, dtype=dtype: (x[0] > 0).astype(dtype))
+        for kind in ("snapshot", "mean", "moments")
+        for dtype in ("bool", "int32", "uint8")
+    ]
+    ds = dj.scan(OU, GRID, STEPS, snapshots=[STEPS], observables=watched, key=jax.random.key(5))
+    held = trajectory[:, 1:, 0] > 0
     assert 0 < held.mean() < 1
-    if kind == "snapshot":
-        np.testing.assert_array_equal(ds.m[..., -1], held[..., -1])
-    elif kind == "mean":
-        np.testing.assert_allclose(ds.m[..., -1], held.mean("snapshot"), rtol=1e-6)
-    else:
-        np.testing.assert_allclose(ds.m_variance[..., -1], held.astype(float).var("snapshot", ddof=1), rtol=1e-5)
+    last = {str(name): ds[name].values[..., -1].ravel() for name in ds if ds[name].ndim == ds.levels.ndim - 1}
+    for dtype in ("bool", "int32", "uint8"):
+        np.testing.assert_array_equal(last[f"snapshot_{dtype}"], held[:, -1])
+        np.testing.assert_allclose(last[f"mean_{dtype}"], held.mean(1), rtol=1e-6)
+        np.testing.assert_allclose(last[f"moments_{dtype}_variance"], held.astype(float).var(1, ddof=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.0, "2", True])
