@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from conftest import assert_same
 
+from dysonjax.cli import runs
+from dysonjax.cli.app import main
 from dysonjax.experiments import running
 from dysonjax.experiments.gas.experiment import GasRun
 from dysonjax.runtime.team import Share
@@ -109,7 +111,7 @@ def bar_less(lines):
         pytest.param(4, 2, 2, marks=pytest.mark.slow),  # several hear of the loss, several go on
     ],
 )
-def test_one_process_is_lost_and_others_continue(whole, tmp_path, count, lost, later):
+def test_one_process_is_lost_and_others_continue(whole, tmp_path, monkeypatch, capsys, count, lost, later):
     processes = launch(tmp_path / "run", count, pause=0.3)
     wait_for(5, tmp_path / "run", processes)
     processes[lost].send_signal(signal.SIGKILL)
@@ -127,10 +129,16 @@ def test_one_process_is_lost_and_others_continue(whole, tmp_path, count, lost, l
     part = store.load(tmp_path / "run").dataset()
     there = part.diverged_step != -2
     assert_same(whole.where(there), part.where(there), ["levels", "balance"])
-    first, *rest = ended(launch(tmp_path / "run", later, devices=2))
-    assert first[:2] == (0, f"reported {tmp_path / 'run'}\n")
-    assert "100 %" in "".join(first[2])
-    assert rest == [(0, "", [])] * (later - 1)
+    if later == 1:  # in this process
+        monkeypatch.setattr(runs, "report", lambda run: print("reported", run))
+        assert main([*OPTIONS.split(), "--out", str(tmp_path / "run")]) == 0
+        told, bar = capsys.readouterr()
+    else:
+        (code, told, bar), *rest = ended(launch(tmp_path / "run", later, devices=2))
+        assert code == 0
+        assert rest == [(0, "", [])] * (later - 1)
+    assert told == f"reported {tmp_path / 'run'}\n"
+    assert "100 %" in "".join(bar)
     assert_same(whole, store.load(tmp_path / "run").dataset())
     sessions = store.load(tmp_path / "run").header.provenance
     assert [s.get("processes", 1) for s in sessions] == [count, later]
