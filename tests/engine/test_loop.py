@@ -239,7 +239,7 @@ def test_memory_does_not_depend_on_the_number_of_updates():
     watched = (AVERAGE, ob.histogram("h", lambda spectra, x, hyper: x, np.arange(51.0)))
     held(30, watched)  # leaves the compiled code's constants behind
     carried = 4 * 64 * 2 * (52 + 2 + 2)  # four tiles of 32: at least counts, sum and x
-    assert carried / 2 < held(30, watched) == held(3000, watched) < 4 * loop.SNAPSHOTS_PER_CHUNK * carried
+    assert carried / 2 < held(30, watched) == held(600, watched) < 4 * loop.SNAPSHOTS_PER_CHUNK * carried
 
 
 def test_layout_says_what_comes_back_and_what_a_replica_holds(whole):
