@@ -1,6 +1,7 @@
 """`Points` beside a `Grid`, and runs that get more points: the same numbers as one that had all from the start."""
 
 import dataclasses
+import functools
 import importlib
 import json
 
@@ -25,6 +26,12 @@ def run(points, out=None, **options):
     return dj.scan(OU, points, 12, out=out, **{"snapshots": [7], "block_size": 8, "key": 5, **options})
 
 
+@functools.cache
+def of_seeds(count, temperatures=(0.5, 2.0)):
+    """The run with this number of seeds, computed once for all tests."""
+    return run(dj.Grid(**{**AXES, "seed": range(count), "temperature": list(temperatures)}))
+
+
 def same_points(grid, points):
     """A dataset of points beside one of a grid that has them all."""
     for i in range(points.sizes["point"]):
@@ -42,7 +49,7 @@ def test_points_equal_those_of_a_grid(tmp_path, paired):
     points = run(dj.Points(**ROWS), tmp_path / "run", paired=paired)
     assert points.levels.dims[0] == "point"
     assert points.temperature.values.tolist() == ROWS["temperature"]
-    same_points(run(dj.Grid(**AXES), paired=paired), points)
+    same_points(run(dj.Grid(**AXES), paired=True) if paired else of_seeds(5), points)
     assert_same(points, run(dj.Points(**ROWS), tmp_path / "run", paired=paired))
 
 
@@ -56,7 +63,7 @@ def test_what_fills_up_a_short_bucket_is_not_computed(tmp_path, monkeypatch):
     points = run(dj.Points(**ROWS), tmp_path / "run", block_size=2)
     assert done == [2, 1, 1]
     assert not load_all(tmp_path / "run")[0].pending()
-    same_points(run(dj.Grid(**AXES)), points)
+    same_points(of_seeds(5), points)
 
 
 def test_points_are_reported(tmp_path, capsys):
@@ -125,12 +132,12 @@ def test_an_extension_is_continued_shared_extended_and_merged(tmp_path):
     part = run(larger, tmp_path / "one", extend=True, share=Share(0, 2))
     missing = part.diverged_step == -2
     assert 0 < int(missing.sum()) < 16
-    whole = run(larger)
-    assert_same(whole, run(larger, tmp_path / "one"))
-    assert_same(run(largest), run(largest, tmp_path / "one", extend=True))
+    assert_same(of_seeds(9), run(larger, tmp_path / "one"))
+    whole = of_seeds(9, (2, 3, 0.5))
+    assert_same(whole, run(largest, tmp_path / "one", extend=True))
     assert len(load_all(tmp_path / "one")) == 3
     merge(tmp_path / "all", [tmp_path / "one"])
-    assert_same(run(largest), run(largest, tmp_path / "all"))
+    assert_same(whole, run(largest, tmp_path / "all"))
 
 
 def test_two_versions_of_the_numbers_are_read_but_never_mixed(tmp_path):
@@ -215,7 +222,9 @@ GAS = ["gas", "--levels", "2", "--temperature", "0.1,1", "--steps", "20", "--sna
 
 def test_the_command_line_extends_a_run(tmp_path, capsys, monkeypatch):
     """Few gases, which one program serves whether there are four, two more or six at each temperature."""
-    monkeypatch.setattr("dysonjax.experiments.gas.figures.draw", lambda *arguments: [])
+    monkeypatch.setattr("dysonjax.experiments.gas.statistics.statistics", lambda run, ds: [])  # they have own tests
+    for name in ("gas_table", "gas_advice", "draw"):
+        monkeypatch.setattr(f"dysonjax.experiments.gas.figures.{name}", lambda *arguments: [])
     assert main([*GAS, "--seeds", "4", "--out", str(tmp_path / "run")]) == 0
     first = (tmp_path / "run" / "run.json").read_text()
     assert main(["gas", "--extend", str(tmp_path / "run"), "--seeds", "6"]) == 0
