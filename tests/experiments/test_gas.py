@@ -16,6 +16,7 @@ from dysonjax.experiments.gas.experiment import GasRun
 from dysonjax.experiments.gas.statistics import statistics
 from dysonjax.spectra import Estimate
 from dysonjax.storage import store
+from tests.drawing import composed, drawn_once
 
 SMALL = ["--levels", "8", "--temperature", "0.1,1", "--seeds", "64", "--steps", "60", "--dt", "0.1"]
 
@@ -42,8 +43,9 @@ def test_a_stored_run_knows_its_settings(finished):
 
 def test_report_and_resume_compute_nothing(finished, capsys):
     before = (finished / "report.txt").read_text()
-    assert main(["report", str(finished)]) == 0
-    assert main(["gas", "--resume", str(finished)]) == 0
+    with composed():
+        assert main(["report", str(finished)]) == 0
+        assert main(["gas", "--resume", str(finished)]) == 0
     assert (finished / "report.txt").read_text() == before
 
 
@@ -89,7 +91,8 @@ SLOW = pytest.mark.slow
 )
 def test_other_gases_have_figures_too(options, tmp_path):
     arguments = [*SMALL, "--seeds", "40", "--steps", "5", *options.split()]
-    assert main(["gas", *arguments, "--out", str(tmp_path / "run")]) == 0
+    with drawn_once():
+        assert main(["gas", *arguments, "--out", str(tmp_path / "run")]) == 0
     assert len(list((tmp_path / "run" / "figures").iterdir())) == 4
 
 

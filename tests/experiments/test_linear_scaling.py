@@ -24,7 +24,7 @@ from dysonjax.experiments.linear_scaling.experiment import (
 from dysonjax.experiments.recipes import recipes
 
 SMALL = TeacherStudentScaling(
-    points=((0.1, 4), (0.1, 16), (0.4, 16)), level=("sgd", "dyson"), seeds=64, time=20.0, sampling="wishart",
+    points=((0.1, 4), (0.1, 16), (0.4, 16)), level=("sgd", "dyson"), seeds=60, time=20.0, sampling="wishart",
     noise=0.5, snapshots=5,
 )  # fmt: skip
 
@@ -39,7 +39,7 @@ def test_updates_follow_the_time(done):
     directory, found = done
     assert [*found] == ["sgd-0.1", "sgd-0.4", "dyson-0.1", "dyson-0.4"]
     assert found["sgd-0.1"].step.values[-1] == 200 and found["dyson-0.4"].step.values[-1] == 50
-    assert sum(job.cost for job in SMALL.jobs(found)) == 2 * 64 * (2 * 200 + 50)
+    assert sum(job.cost for job in SMALL.jobs(found)) == 2 * 60 * (2 * 200 + 50)
     assert sorted(p.name for p in directory.iterdir()) == ["dyson-0.1", "dyson-0.4", "run.json", "sgd-0.1", "sgd-0.4"]
 
 
@@ -64,7 +64,7 @@ def test_ensembles_are_in_the_theorys_coordinate(done):
     both = ensembles(SMALL, done[1])
     assert [e[:3] for e in both] == [(d, a, b) for d in ("sgd", "dyson") for a, b in SMALL.settings]
     for e in both:
-        assert e.levels.shape == (64, 2) and e.flow.shape == (len(e.steps), 2) and e.diverged == e.outside == 0
+        assert e.levels.shape == (60, 2) and e.flow.shape == (len(e.steps), 2) and e.diverged == e.outside == 0
         # levels of W itself, not of WᵀW
         assert np.all(np.abs(e.levels.mean(0) - 2) < 0.2)
 

@@ -83,10 +83,11 @@ def test_it_keeps_to_the_budget_and_rounds_have_seeds_of_their_own(whole):
     assert min(seeds[2]) >= FRESH_SEEDS
 
 
-@pytest.mark.parametrize("after", [500, 3000, 7000])
-def test_interrupted_and_resumed_it_is_the_same_bit_for_bit(whole, tmp_path, after):
-    with pytest.raises(KeyboardInterrupt):
-        dj.advise(MODEL, out=tmp_path / "run", **changed({"progress": Stops(after)}))
+def test_interrupted_and_resumed_it_is_the_same_bit_for_bit(whole, tmp_path):
+    """In the first round, and in one of those that follow from it."""
+    for after in (3000, 3000):
+        with pytest.raises(KeyboardInterrupt):
+            dj.advise(MODEL, out=tmp_path / "run", **changed({"progress": Stops(after)}))
     found = dj.advise(MODEL, out=tmp_path / "run", **GIVEN)
     assert str(found) == str(whole[1])
     for name, ds in whole[1].results.items():

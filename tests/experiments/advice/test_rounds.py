@@ -38,11 +38,14 @@ def advised(world: World, how: Plan, budget: float) -> tuple[Tried, list[list[Ne
     return tried, rounds
 
 
-@pytest.mark.parametrize("width", [0.02, 0.15])
-def test_the_safe_rate_is_found_and_its_interval_covers(width):
-    """Of 40 worlds at most 6 may miss: an interval that covers in 95 % fails this in 0.3 %, one of 70 % in 98 %."""
+@pytest.mark.parametrize(("width", "worlds", "allowed"), [(0.02, 40, 6), (0.15, 20, 4), (0.15, 40, 6)])
+def test_the_safe_rate_is_found_and_its_interval_covers(width, worlds, allowed):
+    """An interval that covers in 95 % misses 4 of 20 or 6 of 40 worlds at most, but for 0.3 % of the times.
+
+    One that covers in 70 % misses more of 20 in 76 %, of 40 in 98 %; one of 60 % misses more of 20 in 95 %.
+    """
     missed, factor = 0, []
-    for key in range(40):
+    for key in range(worlds):
         world = World([np.random.default_rng(key).uniform(0.3, 3)], width, key=key)
         tried, rounds = advised(world, plan(), 2000)
         edge = boundary(tried, 0)
@@ -53,7 +56,7 @@ def test_the_safe_rate_is_found_and_its_interval_covers(width):
         assert rate <= edge.low
         assert abs(np.log(rate / (world.half[0] / 8))) < 0.7, "the minimum, where the loss is 0.05 worse at most"
         assert sum(map(len, rounds)) <= 2000
-    assert missed <= 6
+    assert missed <= allowed
     assert np.median(factor) < (1.3 if width < 0.1 else 1.5)
 
 
