@@ -25,14 +25,20 @@ from dysonjax.storage.checkpoints import RESULTS, load_results, load_weights
 POEM = "How many roads must a man walk down before you call him a man?\n" * 30
 
 
-@pytest.fixture
-def run(tmp_path):
-    place = tmp_path / "poem.txt"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("text") / "poem.txt"
     place.write_text(POEM)
     return GPTRun(
         str(place), layers=1, heads=2, channels=8, context=8, batch_size=4, steps=30, learning_rate=0.02,
         validation_every=10, every=10,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def three(run):
+    """Three updates, on both devices."""
+    return trained(dataclasses.replace(run, steps=3), devices=jax.local_devices()[:2])
 
 
 def test_rates_are_those_of_the_recipe():
@@ -45,24 +51,27 @@ def test_rates_are_those_of_the_recipe():
     assert float(dataclasses.replace(run, warmup=0).rate(0)) == pytest.approx(1e-3)
 
 
-def test_training_is_the_plain_loop(run):
+def test_training_is_the_plain_loop(run, three):
     """Three updates, written out with optax and the loss, give the same losses and weights."""
-    run = dataclasses.replace(run, steps=3)
-    ds = trained(run)
+    run, ds = dataclasses.replace(run, steps=3), three
     params = run.initial()
     transform = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(run.rate, b2=0.99, weight_decay=0.1, mask=jax.tree.map(lambda w: w.ndim > 1, params)),
     )
     state, losses = transform.init(params), []
-    slope = jax.jit(jax.value_and_grad(lambda p, batch: loss(run.network, p, batch)))
-    for i in range(3):
+
+    @jax.jit
+    def update(i, params, state):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), i)
         batch, keys = draw(run, key, jax.numpy.asarray(run.source.train))
         assert keys is None
-        value, gradient = slope(params, batch)
+        value, gradient = jax.value_and_grad(lambda p: loss(run.network, p, batch))(params)
         change, state = transform.update(gradient, state, params)
-        params = optax.apply_updates(params, change)
+        return value, optax.apply_updates(params, change), state
+
+    for i in range(3):
+        value, params, state = update(i, params, state)
         losses.append(float(value))
     np.testing.assert_allclose(ds.train_loss, losses, rtol=1e-5)
     w = np.asarray(params["layer0"]["key"]["kernel"], float)  # type: ignore[index]  # the tree is our own, of dicts
@@ -72,10 +81,9 @@ def test_training_is_the_plain_loop(run):
     assert float(ds.final_loss) == pytest.approx(float(loss(run.network, params, jax.numpy.asarray(every))), rel=1e-4)
 
 
-def test_one_device_or_two(run):
+def test_one_device_or_two(run, three):
     one = trained(dataclasses.replace(run, steps=3), devices=jax.local_devices()[:1])
-    two = trained(dataclasses.replace(run, steps=3), devices=jax.local_devices()[:2])
-    np.testing.assert_allclose(one.train_loss, two.train_loss, rtol=1e-5)
+    np.testing.assert_allclose(one.train_loss, three.train_loss, rtol=1e-5)
 
 
 @pytest.mark.optimised  # it is about bits
