@@ -114,7 +114,7 @@ def test_any_potential():
 def test_rbm_levels_settle_where_the_target_is():
     kappa = np.array([4.0, 5.0, 6.5])
     gas = dj.dyson(3, dj.RBMPotential(tuple(kappa)), coupling=1.0, geometry="gram", start=(0.6, 0.5, 0.4))
-    x = run(gas, 0.05, 2000, 1e-7, seeds=range(64)).levels.values[:, -1]
+    x = run(gas, 0.05, 2000, 1e-7, seeds=range(8)).levels.values[:, -1]
     np.testing.assert_allclose(x, np.broadcast_to(9 - kappa, x.shape), atol=0.02)
 
 
