@@ -7,17 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import assert_same
-from matplotlib.figure import Figure
 
 from dysonjax.cli.app import commands, main
 from dysonjax.cli.options import grid_values
 from dysonjax.experiments.phase_diagram import figures as phase_figures
 from dysonjax.storage import store
+from tests.drawing import composed
 
 TINY = ["--learning-rate", "0.125,4", "--init-width", "0.125,256", "--seeds", "2", "--epochs", "2", "--batches", "5"]
 
@@ -85,8 +84,7 @@ def test_grids_in_words(text, values):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "done"
-    with pytest.MonkeyPatch.context() as patch:  # figures are composed; those of their own tests are drawn, too
-        patch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).write_bytes(b""))
+    with composed():  # their own tests draw them
         assert main(["phase-diagram", *TINY, "--out", str(out)]) == 0
     return out
 
@@ -214,14 +212,15 @@ def test_no_escape_code_where_none_is_wanted(finished, capsys, monkeypatch):
 
 
 def test_another_run_is_not_mixed_in_but_may_be_replaced(finished, tmp_path, capsys):
-    changed = [*TINY[:-1], "6", "--out", tmp_path / "run"]
+    changed = [*TINY, "--key", "1", "--out", tmp_path / "run"]  # the same programs
     shutil.copytree(finished, tmp_path / "run")
     code, _, err = run(["phase-diagram", *changed], capsys)
     assert code == 1
-    assert "batches = 5 there, 6 asked for" in complaint(err)
+    assert "key = [0, 0] there, [0, 1] asked for" in complaint(err)
     assert_same(store.load(tmp_path / "run").dataset(), store.load(finished).dataset())
     assert run(["phase-diagram", *changed, "--overwrite"], capsys)[0] == 0
-    assert store.load(tmp_path / "run").header.experiment["batches"] == 6
+    replaced = store.load(tmp_path / "run").dataset()
+    assert not np.array_equal(replaced.train_loss, store.load(finished).dataset().train_loss)
 
 
 @pytest.mark.parametrize(

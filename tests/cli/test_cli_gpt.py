@@ -10,6 +10,7 @@ from dysonjax.experiments.gpt import experiment
 from dysonjax.experiments.gpt import summary as nano_gpt
 from dysonjax.experiments.gpt.experiment import GPTRun
 from dysonjax.experiments.gpt.grid import GPTScalingRun
+from tests.drawing import drawn_once
 from tests.experiments.test_gpt_spectra import surface
 
 POEM = "The rain in Spain stays mainly in the plain. In Hertford, Hereford and Hampshire hurricanes hardly happen.\n"
@@ -84,7 +85,8 @@ def test_a_grid_has_a_table_and_maps(text, tmp_path, monkeypatch, capsys):
     grid = GPTScalingRun("adamw", text=str(text), channels=4)
     monkeypatch.setattr(GPTScalingRun, "joined", lambda self, results: surface(0.5))
     monkeypatch.setattr(running, "load", lambda out: (grid, Results(out)))
-    assert main(["report", str(tmp_path)]) == 0
+    with drawn_once():
+        assert main(["report", str(tmp_path)]) == 0
     assert "p, all α" in capsys.readouterr().out
     assert len(list((tmp_path / "figures").glob("exchange_*.png"))) == 2
 

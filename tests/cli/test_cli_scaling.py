@@ -1,16 +1,16 @@
 """`dysonjax scaling` and `reproduce`: a tiny run to its figures, continued, replaced, and refused."""
 
 import json
-from pathlib import Path
+import shutil
 
 import pytest
-from matplotlib.figure import Figure
 
 from dysonjax.cli.app import main
 from dysonjax.experiments import recipes, running
 from dysonjax.experiments.bbp.experiment import BBPRun
 from dysonjax.experiments.linear_scaling import figures as scaling_figures
 from dysonjax.experiments.linear_scaling.experiment import ScalingRun, TeacherStudentScaling
+from tests.drawing import composed
 
 TINY = ["--learning-rate", "0.1", "--batch-size", "4,8", "--seeds", "40", "--level", "sgd"]
 
@@ -18,8 +18,7 @@ TINY = ["--learning-rate", "0.1", "--batch-size", "4,8", "--seeds", "40", "--lev
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "run"
-    with pytest.MonkeyPatch.context() as patch:  # figures are composed; those of their own tests are drawn, too
-        patch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).write_bytes(b""))
+    with composed():  # their own tests draw them
         assert main(["scaling", "teacher-student", *TINY, "--time", "5", "--noise", "0.5", "--out", str(out)]) == 0
     return out
 
@@ -55,11 +54,12 @@ def test_it_is_shown_again_and_continued_without_computing(finished, capsys, mon
 
 def test_another_run_is_refused_or_replaced(finished, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(scaling_figures, "draw", lambda *run: [])
-    other = ["scaling", "teacher-student", *TINY, "--steps", "20", "--noise", "0.5"]
+    words = ["--learning-rate", "0.1", "--batch-size", "4", "--seeds", "40", "--steps", "20", "--noise", "0.5"]
+    other = ["scaling", "teacher-student", *words]
     assert main([*other, "--out", str(finished)]) == 1
     assert "holds another run" in capsys.readouterr().err
     copy = tmp_path / "copy"
-    running.run(TeacherStudentScaling((0.1,), (4,), level=("sgd",), seeds=2, time=1.0), copy)
+    shutil.copytree(finished, copy)
     assert main([*other, "--level", "sgd", "--out", str(copy), "--overwrite"]) == 0
     run = running.experiment_of(copy)
     assert isinstance(run, ScalingRun) and run.steps == 20
@@ -68,8 +68,9 @@ def test_another_run_is_refused_or_replaced(finished, tmp_path, capsys, monkeypa
 def test_a_rank_one_teacher_is_reproduced_and_shown_again(tmp_path, monkeypatch, capsys):
     few = BBPRun(rows=12, columns=24, learning_rate=(0.2, 0.5, 0.8), steps=(1,), seeds=8)
     monkeypatch.setattr(recipes, "_fifth", lambda full: {"bbp": few})
-    assert main(["reproduce", "p5", "--out", str(tmp_path / "p5")]) == 0
-    assert main(["report", str(tmp_path / "p5" / "bbp")]) == 0
+    with composed():  # test_bbp.py draws them
+        assert main(["reproduce", "p5", "--out", str(tmp_path / "p5")]) == 0
+        assert main(["report", str(tmp_path / "p5" / "bbp")]) == 0
     assert len(list((tmp_path / "p5" / "bbp" / "figures").glob("*.png"))) == 4
 
 
