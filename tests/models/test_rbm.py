@@ -133,20 +133,27 @@ def test_wishart_sampling_is_exact_sampling_in_law():
     assert np.all(np.abs(a.std(0) / b.std(0) - 1) < 0.12)
 
 
+LEVELS = {
+    "sgd": lambda machine: dj.sgd(machine, sampling="wishart"),
+    "matrix": dj.matrix_langevin,
+    "dyson": dj.dyson_of,
+}
+
+
 @pytest.mark.optimised  # it runs for longer than it compiles
-def test_small_noise_widths_are_those_of_the_theory():
+@pytest.mark.parametrize("level", LEVELS)
+def test_small_noise_widths_are_those_of_the_theory(level):
     """σ_i² = 2 T x_i^s of the levels alone, κ = 4 and 8 of the four-site chain, and the pair's ⟨S⟩."""
     machine = GaussianRBM(visible=4, hidden=4)
     theory = machine.level_theory()
     np.testing.assert_allclose(theory.fixed_points, 9 - np.array([4, 6, 6, 8]), atol=1e-9)
     np.testing.assert_allclose(theory.potential.force(jnp.asarray(theory.fixed_points)[:, None]), 0, atol=1e-6)
     grid = dj.Grid(learning_rate=[0.1], batch_size=[800], seed=range(512))
-    for dynamics in (dj.sgd(machine, sampling="wishart"), dj.matrix_langevin(machine), dj.dyson_of(machine)):
-        ds = dj.scan(dynamics, grid, steps=8000, snapshots=[8000], progress=False)
-        x = ds.levels.values.reshape(512, 2, 4)[:, 1].astype(float)
-        width = np.array(theory.widths) * np.sqrt(0.1 / 800)
-        assert_mean(((x - theory.fixed_points) / width)[:, [0, 3]] ** 2, 1, bias=0.06, resolution=0.45)
-        assert_mean((x[:, 1] - x[:, 2]) / width[1], np.sqrt(np.pi), bias=0.04, resolution=0.28)
+    ds = dj.scan(LEVELS[level](machine), grid, steps=8000, snapshots=[8000], progress=False)
+    x = ds.levels.values.reshape(512, 2, 4)[:, 1].astype(float)
+    width = np.array(theory.widths) * np.sqrt(0.1 / 800)
+    assert_mean(((x - theory.fixed_points) / width)[:, [0, 3]] ** 2, 1, bias=0.06, resolution=0.45)
+    assert_mean((x[:, 1] - x[:, 2]) / width[1], np.sqrt(np.pi), bias=0.04, resolution=0.28)
 
 
 def test_a_regulator_learns_the_infrared_modes_only():
