@@ -28,8 +28,8 @@ def counted(function):
     return result, traced, sum(count for name, count in EVENTS.items() if "compile_duration" in name)
 
 
-def scanned(dynamics, steps=3, /, **axes: Any):
-    return dj.scan(dynamics, dj.Grid(**axes), steps, progress=False, snapshots=[0])
+def scanned(dynamics, steps=3, /, observables=None, **axes: Any):
+    return dj.scan(dynamics, dj.Grid(**axes), steps, progress=False, snapshots=[0], observables=observables)
 
 
 BUILT_IN: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -61,7 +61,7 @@ def of_user(factor=2.0):
 
 
 def test_a_users_loss_is_traced_and_not_compiled_again():
-    run = lambda *factor: scanned(of_user(*factor), learning_rate=[0.1], batch_size=[2])  # noqa: E731
+    run = lambda *factor: scanned(of_user(*factor), 3, [], learning_rate=[0.1], batch_size=[2])  # noqa: E731
     first, *_ = counted(run)
     again, traced, compiled = counted(run)
     assert traced > 0 == compiled

@@ -343,7 +343,7 @@ def cubic(x):
 @pytest.mark.parametrize("beta", [1.0, 4.0])
 def test_log_gas_in_a_quadratic_potential(beta):
     """Σx²/T is χ²; the gaps are those of `hermite_levels`."""
-    gas = ensembles.log_gas(KEY, 6, quadratic, beta, 0.5, (1000,), warm_up=100, trajectories=50)
+    gas = ensembles.log_gas(KEY, 6, quadratic, beta, 0.5, (1000,), warm_up=60, trajectories=30)
     levels = np.asarray(gas.levels)
     assert levels.shape == (1000, 6)
     assert np.all(np.diff(levels) < 0)
@@ -384,7 +384,7 @@ def test_log_gas_with_one_potential_for_each_level():
 
 def test_log_gas_takes_a_temperature_for_each_chain():
     temperature = np.repeat(np.array([[0.1], [10.0]], np.float32), 500, axis=1)
-    gas = ensembles.log_gas(KEY, 6, quadratic, 2.0, temperature, (2, 500), warm_up=100, trajectories=50)
+    gas = ensembles.log_gas(KEY, 6, quadratic, 2.0, temperature, (2, 500), warm_up=60, trajectories=30)
     assert gas.levels.shape == (2, 500, 6)
     assert gas.acceptance.shape == gas.step_size.shape == (2, 500)
     for scaled in (np.asarray(gas.levels) ** 2).sum(-1) / temperature:
