@@ -40,10 +40,14 @@ from jaxtyping import install_import_hook
 # traces are made of very many small objects, which the collector would look at again and again
 gc.set_threshold(100_000, 20, 20)
 
-CHECKED = ("products", "random_numbers")
-"""Modules of `kernels` whose annotations, shapes among them, are checked at every call in tests. Elsewhere annotations
-say what is meant, and functions at the border refuse in one line what is not, which tests try on purpose."""
-install_import_hook([f"dysonjax.kernels.{module}" for module in CHECKED], "beartype.beartype")
+CHECKED = {
+    "kernels": ("example_order", "linear_systems", "products", "random_numbers", "singular_values"),
+    "dynamics": ("dyson_schemes", "gradients"),
+}
+"""Modules whose annotations, shapes among them, are checked at every call in tests. Elsewhere annotations say what is
+meant, and functions at the border refuse in one line what is not, or take lists and NumPy's arrays, which tests try on
+purpose."""
+install_import_hook([f"dysonjax.{room}.{module}" for room in CHECKED for module in CHECKED[room]], "beartype.beartype")
 
 from dysonjax.core.dynamics import Dynamics, Parameter, lift  # noqa: E402 - after the hook
 from dysonjax.core.observables import Variable, snapshot  # noqa: E402

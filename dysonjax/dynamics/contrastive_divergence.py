@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from dysonjax import spectra
 from dysonjax.core.dynamics import Dynamics, Hyper, Parameter, one_replica
@@ -45,7 +45,7 @@ def contrastive_divergence(model: HasChains) -> Dynamics:
         chains = jnp.ones((hyper["batch_size"], model.visible)) if persistent else ()
         return ChainState(model.init(key, (), hyper["init_width"]), chains, jnp.int32(0))
 
-    def block_step(keys: PRNGKeyArray, state: ChainState, hyper: Hyper) -> ChainState:
+    def block_step(keys: Key[Array, " R"], state: ChainState, hyper: Hyper) -> ChainState:
         u = model.factor(state.params)
         phi = chains_after(model, keys, state, u, hyper["batch_size"])
         slope = model.second_moment_gradient(state.params, sum_of_outer(phi, phi) / hyper["batch_size"])
@@ -75,7 +75,7 @@ def contrastive_divergence(model: HasChains) -> Dynamics:
 
 
 def chains_after(
-    model: HasChains, keys: PRNGKeyArray, state: ChainState, factor: Float[Array, "Nv Nv R"], batch: int
+    model: HasChains, keys: Key[Array, " R"], state: ChainState, factor: Float[Array, "Nv Nv R"], batch: int
 ) -> Float[Array, "B Nv R"]:
     """φ of every chain after the sweeps of one update."""
     if model.chains == "exact":

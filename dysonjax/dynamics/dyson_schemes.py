@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from dysonjax.kernels.eigenvalues import eigenvalues_of_block, singular_values_of_block, sort_levels
 from dysonjax.kernels.linear_systems import ends, solve_dense, solve_tridiagonal
@@ -61,7 +61,7 @@ class Scheme(NamedTuple):
     betas: tuple[float, ...] | None = None
 
 
-def matrix_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
+def matrix_kick(keys: Key[Array, " R"], x: Levels, variance: Array, beta: int | float, rows: int | None) -> Kicked:
     """Levels of diag(x) + Gaussian matrix: exact in law, for any step.
 
     For one variance, the kick is Dyson's Brownian motion itself, so the only error is that of the split between drift
@@ -96,7 +96,7 @@ def matrix_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, row
     return _converged(values[:: 2 if beta == 4 else 1][::-1])  # quaternions: every level comes twice
 
 
-def pairwise_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
+def pairwise_kick(keys: Key[Array, " R"], x: Levels, variance: Array, beta: int | float, rows: int | None) -> Kicked:
     """Own noise, sort, then every pair's exact 2×2 flow with a random coupling h² = v χ²_β, summed over the pairs.
 
     Two levels a distance d apart move by ± (√(d² + 4h²) − d)/2 each: exact for n = 2, any β. Weak order 1 (measured:
@@ -132,7 +132,9 @@ def pairwise_kick(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, r
     return _converged(_strictly_ordered(sort_levels(y + _pair_sums(y, variance, both_ends))[::-1]))
 
 
-def neighbour_implicit(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
+def neighbour_implicit(
+    keys: Key[Array, " R"], x: Levels, variance: Array, beta: int | float, rows: int | None
+) -> Kicked:
     """y_i = x_i + noise + far repulsion at x + Σ_{j = i ± 1} c_ij/(y_i − y_j), c = β v: implicit in the two neighbours.
 
     The solution is the minimum of ½|y − y*|² − Σ c ln(gap), convex on ordered levels, found by a few damped Newton
@@ -160,7 +162,7 @@ def neighbour_implicit(keys: PRNGKeyArray, x: Levels, variance: Array, beta: flo
     return _minimise(newton, _opened(target, strength))
 
 
-def backward_euler(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
+def backward_euler(keys: Key[Array, " R"], x: Levels, variance: Array, beta: int | float, rows: int | None) -> Kicked:
     """y_i = x_i + noise + Σ_j c_ij/(y_i − y_j), c = β v: implicit in all pairs.
 
     The minimum of ½|y − y*|² − Σ c ln|y_i − y_j| on ordered levels, by damped Newton steps with the full Hessian:
@@ -187,7 +189,7 @@ def backward_euler(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, 
     return _minimise(newton, _opened(target, beta * _pairs_of(variance, n, 1)[: n - 1]))
 
 
-def euler_maruyama(keys: PRNGKeyArray, x: Levels, variance: Array, beta: float, rows: int | None) -> Kicked:
+def euler_maruyama(keys: Key[Array, " R"], x: Levels, variance: Array, beta: int | float, rows: int | None) -> Kicked:
     """x_i + noise + Σ_j c_ij/(x_i − x_j), c = β v, all at the old positions: for comparison only.
 
     The force is unbounded where levels meet, so second moments diverge at any step (measured: a factor 800 at
@@ -289,7 +291,9 @@ def own(variance: Array) -> Array:
     return _pairs_of(variance, variance.shape[0], 0)
 
 
-def _gaussian(keys: PRNGKeyArray, shape: tuple[int, int], beta: float, stream: int = 0) -> tuple[Array, Array]:
+def _gaussian(
+    keys: Key[Array, " R"], shape: tuple[int, int], beta: int | float, stream: int = 0
+) -> tuple[Array, Array]:
     """Entries with β independent N(0, 1) components, as two complex numbers for a quaternion; unused ones are 0."""
     z = normals(keys, (round(beta), *shape), stream)
     if beta == 1:
@@ -297,7 +301,7 @@ def _gaussian(keys: PRNGKeyArray, shape: tuple[int, int], beta: float, stream: i
     return z[0] + 1j * z[1], z[2] + 1j * z[3] if beta == 4 else jnp.float32(0)
 
 
-def _rows_below(keys: PRNGKeyArray, count: int, n: int, beta: float) -> tuple[Array, Array]:
+def _rows_below(keys: Key[Array, " R"], count: int, n: int, beta: int | float) -> tuple[Array, Array]:
     """Rows under the square: Gaussian, or for many of them the triangle with the same WᴴW (Bartlett 1933)."""
     if count <= n:
         return _gaussian(keys, (count, n), beta, stream=1)

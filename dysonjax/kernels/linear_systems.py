@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 Levels = Float[Array, "n R"]
 
 
-def ends(first: Array | float, second: Array | float) -> Array:
+def ends(first: Array | int, second: Array | int) -> Array:
     """[n, R]: an array [n − 1, R] with a row of zeros behind it, or before it; 0 stands for the row of zeros."""
     if isinstance(first, jax.Array):
         return jnp.concatenate([first, jnp.zeros_like(first[:1])])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dysonjax.core.dynamics import Dynamics
+from dysonjax.core.errors import require
 from dysonjax.core.observables import Observable
 from dysonjax.core.snapshots import log_steps
 from dysonjax.dynamics.training import train
@@ -89,4 +90,7 @@ def _trained(
     dynamics = train(model, optimizer, tests=tests)
     if settings.fingerprint:
         dynamics = replace(dynamics, config={**dynamics.config, "network": settings.fingerprint})
-    return dynamics, (*dynamics.observables, *(one for one in measured(model) if one is not None))
+    observables = (*dynamics.observables, *(one for one in measured(model) if one is not None))
+    numbers = [name for one in observables for name, variable in one.variables.items() if not variable.dims]
+    require(settings.metric in (None, *numbers), "metric", settings.metric, f"one of {', '.join(numbers)}")
+    return dynamics, observables

@@ -22,7 +22,7 @@ Made = TypeVar("Made", bound="OfNetwork")
 
 
 class OfNetwork(Experiment):
-    """Settings with the fields `model`, `optimizer`, `axis`, `fingerprint`, and those of `Thresholds`.
+    """Settings with the fields `model`, `optimizer`, `axis`, `fingerprint`, `metric`, and those of `Thresholds`.
 
     The network is named by `model`, or it is an object that a program has in hand: then `run.json` cannot hold it, and
     only the call that began the run continues it.
@@ -37,6 +37,7 @@ class OfNetwork(Experiment):
     optimizer: str | None
     axis: tuple[str, ...]
     fingerprint: str
+    metric: str | None
     target: float | None
     share: float
     blown_up: float

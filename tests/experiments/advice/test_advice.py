@@ -137,6 +137,12 @@ def test_bad_input_is_one_line(given, said):
     assert "\n" not in str(caught.value)
 
 
+def test_a_wrong_metric_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(dj.InputError, match="metric = 'loudness'"):
+        dj.advise(MODEL, **changed({"metric": "loudness"}), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_it_is_not_extended(whole):
     with pytest.raises(dj.InputError, match=r"extend = .*: expected a run whose points are known beforehand"):
         dj.experiments.run(Advice(), whole[0], extend=True)
