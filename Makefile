@@ -3,7 +3,7 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write to one .venv
 # Where Python may not keep what it compiled, each of the dozens of processes that the tests start compiles JAX, SciPy
-# and xarray anew: 12 s in place of 2.
+# and xarray anew: 14 s in place of 5.
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
