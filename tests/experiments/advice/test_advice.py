@@ -85,9 +85,10 @@ def test_it_keeps_to_the_budget_and_rounds_have_seeds_of_their_own(whole):
 
 def test_interrupted_and_resumed_it_is_the_same_bit_for_bit(whole, tmp_path):
     """In the first round, and in one of those that follow from it."""
-    for after in (3000, 3000):
+    for after, there in ((1000, {"round-1"}), (3000, {"round-1", "round-2"})):
         with pytest.raises(KeyboardInterrupt):
             dj.advise(MODEL, out=tmp_path / "run", **changed({"progress": Stops(after)}))
+        assert {place.name for place in (tmp_path / "run").glob("round-*")} == there
     found = dj.advise(MODEL, out=tmp_path / "run", **GIVEN)
     assert str(found) == str(whole[1])
     for name, ds in whole[1].results.items():
