@@ -10,6 +10,7 @@ from dysonjax.core.errors import require
 from dysonjax.experiments.learning.thresholds import (
     Array,
     Intervals,
+    Joined,
     Steps,
     ThresholdLaw,
     falling,
@@ -18,10 +19,15 @@ from dysonjax.experiments.learning.thresholds import (
     posterior,
     quantiles,
     steps,
+    up_to,
 )
 
 MISFIT = 1e-3
 """A logistic is given up where it fits worse than any falling curve at this level of a likelihood-ratio test."""
+FAR, NEARER, ENOUGH = 10.0, 3.0, 30
+"""A fit looks no further than to the first rate at which `FAR` times as many networks fail as at the boundary, or
+`NEARER` times as many where thresholds of at least `ENOUGH` are known to lie below: these say enough of its shape.
+"""
 WIDE = 10.0
 """An interval is called wide if its ends are this factor apart."""
 
@@ -68,7 +74,7 @@ class Boundary(NamedTuple):
     high: float
     method: str
     said: str
-    fitted: ThresholdLaw | Steps
+    fitted: Joined | Steps
     """what was fitted"""
     level: float
     """how often the interval and the band shall cover"""
@@ -127,11 +133,13 @@ def fit_boundary(
         require(0 < value < 1, name, value, "a number between 0 and 1")
     data = of_seeds(x, seeds, yes) if paired else of_networks(x, yes)
     index = np.searchsorted(data.at, x)
-    free = steps(data, np.bincount(index, yes, len(data.at)), np.bincount(index, minlength=len(data.at)))
+    learned, trials = np.bincount(index, yes, len(data.at)), np.bincount(index, minlength=len(data.at))
+    free = steps(data, learned, trials)
     if len(data.at) > 1:
-        law = posterior(data, probability)
-        if not _misfit(law, free):
-            return _of_law(law, data, probability, level)
+        near = up_to(data, _far(data, falling(learned / trials, trials), 1 - probability))
+        law = posterior(near, probability)
+        if not _misfit(law, steps(near, learned, trials)):
+            return _of_law(law, free, near.at[-1], probability, level)
     return _of_steps(free, probability, level)
 
 
@@ -240,18 +248,26 @@ def _misfit(law: ThresholdLaw, free: Steps) -> bool:
     return bool(2 * (free.likelihood - law.likelihood) > chdtri(max(len(free.at) - 2, 1), MISFIT))
 
 
-def _of_law(law: ThresholdLaw, data: Intervals, probability: float, level: float) -> Boundary:
+def _far(data: Intervals, share: Array, fail: float) -> int:
+    """Number of the last rate that the fit looks at, of falling shares that learn; `fail`: at the boundary."""
+    below = np.array([data.weight[data.below <= place].sum() for place in range(1, len(share) + 1)])
+    far = (1 - share > FAR * fail) | ((1 - share > NEARER * fail) & (below >= ENOUGH))
+    return max(int(np.argmax(far)), 1) if far.any() else len(share) - 1
+
+
+def _of_law(law: ThresholdLaw, free: Steps, end: float, probability: float, level: float) -> Boundary:
     tails = [(1 - level) / 2, 0.5, (1 + level) / 2]
-    at = law.boundary(probability)
-    first, last = data.at[0], data.at[-1]
+    rates, at = free.at, law.boundary(probability)
+    first, last = rates[0], rates[-1]
     low, middle, high = (float(end) for end in quantiles(at, law.mass, tails))
     if middle > last:
-        mass = law.mass * (at <= max(2 * last - data.at[-2], at.min()))  # no further out than one more rate
+        mass = law.mass * (at <= max(2 * last - rates[-2], at.min()))  # no further out than one more rate
         low = min(float(quantiles(at, mass, tails)[0]), float(last))
     elif middle < first:
-        mass = law.mass * (at >= min(2 * first - data.at[1], at.max()))
+        mass = law.mass * (at >= min(2 * first - rates[1], at.max()))
         high = max(float(quantiles(at, mass, tails)[2]), float(first))
-    return _boundary((low, middle, high), data.at, "logistic", probability, level, law)
+    joined = Joined(law, free, max(end, high))
+    return _boundary((low, middle, high), rates, "logistic", probability, level, joined)
 
 
 def _of_steps(free: Steps, probability: float, level: float) -> Boundary:
@@ -272,7 +288,7 @@ def _of_steps(free: Steps, probability: float, level: float) -> Boundary:
 
 
 def _boundary(
-    ends: Sequence[float], at: Array, method: str, probability: float, level: float, fitted: ThresholdLaw | Steps
+    ends: Sequence[float], at: Array, method: str, probability: float, level: float, fitted: Joined | Steps
 ) -> Boundary:
     """From the logarithms of an interval's lower end, middle and upper end; ends outside the range are open."""
     low, middle, high = ends

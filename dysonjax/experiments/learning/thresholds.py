@@ -75,6 +75,13 @@ def of_seeds(log_rate: Array, seed: np.ndarray, learned: np.ndarray) -> Interval
     return Intervals(at, above, below, weight[above, below])
 
 
+def up_to(data: Intervals, last: int) -> Intervals:
+    """What is known from the rates up to number `last` (0 …): thresholds above it are above, and no more."""
+    end = last + 2
+    above, below = np.minimum(data.above, last + 1), np.where(data.below > last + 1, end, data.below)
+    return Intervals(data.at[: last + 1], above, below, data.weight)
+
+
 def _logistic(z: Array) -> Array:
     from scipy.special import expit
 
@@ -258,3 +265,25 @@ def steps(data: Intervals, learned: Array, trials: Array, rounds: int = 400) -> 
     middle = np.clip(1 - np.cumsum(mass)[:-1], 0, 1)
     best = float(data.weight @ np.log(np.maximum(covers @ mass, 1e-300)))
     return Steps(data.at, middle, learned, trials, best)
+
+
+class Joined(NamedTuple):
+    """A law up to the largest rate that it was fitted to, of logarithm `end`, and beyond it a curve without a shape."""
+
+    near: ThresholdLaw
+    beyond: Steps
+    end: float
+
+    def curve(self, rates: Array) -> Array:
+        """The fitted P(learns) at each rate."""
+        return self._both(rates, self.near.curve, self.beyond.curve)
+
+    def band(self, rates: Array, level: float) -> tuple[Array, Array]:
+        """Limits of P(learns) at each rate."""
+        ends = [self._both(rates, *(lambda x, one=one, i=i: one.band(x, level)[i] for one in self[:2])) for i in (0, 1)]
+        return ends[0], ends[1]
+
+    def _both(self, rates: Array, near: Callable[[Array], Array], beyond: Callable[[Array], Array]) -> Array:
+        """No jump upwards where they meet."""
+        last = np.exp(self.end)
+        return np.where(rates <= last, near(np.minimum(rates, last)), np.minimum(beyond(rates), near(np.array([last]))))
