@@ -170,7 +170,7 @@ def eigenvalues(context: Context, n: int) -> dict[str, Any]:
 
 def weight_levels(context: Context, m: int, n: int) -> dict[str, Any]:
     """Spectra a second of stacked m × n weight matrices by the package and by `jnp.linalg.svd`, 4mn² − 4n³/3 each."""
-    count = 64 if context.on_cpu else 1024
+    count = 64 if context.on_cpu else 128
     w = np.random.default_rng(0).normal(size=(count, m, n)).astype(np.float32)
     exact = np.square(np.linalg.svd(w.astype(float), compute_uv=False))
     library = lambda w: jnp.square(jnp.linalg.svd(w, compute_uv=False))  # noqa: E731

@@ -22,10 +22,14 @@ EXPECTED = "a time such as 90s, 5m or 1h, or a number of updates such as '2e6 up
 
 
 class Bought(NamedTuple):
-    """A budget in networks of the cheapest line, and the price of a network of each line in these."""
+    """A budget in networks of the cheapest line, and the price of a network of each line in these.
+
+    `together`: networks that are computed side by side, so that fewer cost as much.
+    """
 
     networks: int
     prices: tuple[float, ...]
+    together: int
 
 
 def seconds_or_updates(budget: str) -> tuple[float | None, float | None]:
@@ -61,7 +65,7 @@ def bought(budget: str, scans: Sequence[ScanJob], block: int, steps: int) -> Bou
     seconds, updates = seconds_or_updates(budget)
     if seconds is None:
         assert updates is not None
-        return Bought(int(updates // steps), (1.0,) * len(scans))
+        return Bought(int(updates // steps), (1.0,) * len(scans), 1)
     began = time.perf_counter()
     sizes = [int(np.ravel(scan.grid.axes["batch_size"])[0]) for scan in scans]
     trials = {size: _Trial(scans[sizes.index(size)], block) for size in sorted({*sizes})}
@@ -72,17 +76,19 @@ def bought(budget: str, scans: Sequence[ScanJob], block: int, steps: int) -> Bou
     spent, cheapest = time.perf_counter() - began, min(own)
     if spent + cheapest > seconds:
         raise InputError(f"budget = {budget!r}: expected more than {spent:.0f}s, which compiling and measuring took")
-    return Bought(int((seconds - spent) / cheapest), tuple(float(f"{cost / cheapest:.4g}") for cost in own))
+    prices = tuple(float(f"{cost / cheapest:.4g}") for cost in own)
+    return Bought(int((seconds - spent) / cheapest), prices, max(trial.together for trial in trials.values()))
 
 
 class _Trial:
-    """A full block of one network, again and again."""
+    """One network, again and again, as often as are computed side by side, by the program of a block."""
 
     def __init__(self, scan: ScanJob, block: int) -> None:
         self.scan, self.block, self.planned = scan, block, prepare(scan, None, 1, block)
+        self.together = count = self.planned.tile * len(self.planned.devices)
         one = slice(0, 1)
-        self.keys, hyper = self.planned.replicas.keys(0, one)[np.zeros(block, int)], self.planned.replicas.hyper(0, one)
-        self.hyper = {name: np.repeat(np.asarray(x), block) if np.ndim(x) else x for name, x in hyper.items()}
+        self.keys, hyper = self.planned.replicas.keys(0, one)[np.zeros(count, int)], self.planned.replicas.hyper(0, one)
+        self.hyper = {name: np.repeat(np.asarray(x), count) if np.ndim(x) else x for name, x in hyper.items()}
 
     def took(self, updates: int) -> float:
         """Seconds of so many updates, the records of the first ones among them."""
@@ -102,4 +108,4 @@ class _Trial:
             factor = min(50.0, max(2.0, 1.2 * SECONDS / max(last - start, 1e-3)))
             updates = min(all_of_them, math.ceil(updates * factor))
             last = self.took(updates)
-        return (start + max(last - start, 0.0) * (all_of_them - 1) / max(updates - 1, 1)) / self.block
+        return (start + max(last - start, 0.0) * (all_of_them - 1) / max(updates - 1, 1)) / self.together

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 RATES: tuple[float, ...] = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8, 3))
 """Learning rates of the first round, where none are given: two a decade."""
+BLOCK = 256
+"""Replicas that are computed together in every round, so that all rounds share one program."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Advice(OfNetwork):
     first = "model"
     call = "dysonjax.advise"
     extendable = False  # what it has found decides what it tries
-    apart = (*OfNetwork.apart, "networks", "prices")
+    apart = (*OfNetwork.apart, "networks", "prices", "together")
 
     model: str = ""
     """FILE.py:FUNCTION or package.module:FUNCTION, which returns a model; the file is run"""
@@ -85,6 +87,8 @@ class Advice(OfNetwork):
     """what the budget buys, measured once: networks of the line that costs least"""
     prices: tuple[float, ...] = field(init=False, default=())
     """price of a network of each line, in networks of the cheapest"""
+    together: int = field(init=False, default=1)
+    """networks of one batch size that are computed side by side, so that fewer cost as much"""
 
     def __post_init__(self):
         for name in ("steps", "rounds", "tests"):
@@ -109,11 +113,12 @@ class Advice(OfNetwork):
             from dysonjax.experiments.advice.rounds import Network
 
             scans = [self.scan([Network(i, self.rates[0], 0)]) for i in range(len(self.lines))]
-            found = bought(self.budget, scans, whole_block(), self.steps)
+            found = bought(self.budget, scans, BLOCK, self.steps)
             there = found._asdict()
         made = copy.copy(self)
         object.__setattr__(made, "networks", there["networks"])
         object.__setattr__(made, "prices", tuple(there["prices"]))
+        object.__setattr__(made, "together", there.get("together", 1))  # not known to earlier versions
         return made
 
     @property
@@ -134,7 +139,7 @@ class Advice(OfNetwork):
         """What the rounds need to know of the settings."""
         from dysonjax.experiments.advice.rounds import Plan
 
-        return Plan(self.lines, self.prices, self.precision, self.rounds, not self.learning_rate)
+        return Plan(self.lines, self.prices, self.precision, self.rounds, not self.learning_rate, self.together)
 
     def scan(self, networks: Sequence[Network], name: str = "") -> ScanJob:
         """The scan of some networks; raises as `objects` does."""
@@ -178,7 +183,7 @@ class Advice(OfNetwork):
         from dysonjax.experiments.learning.job import NetworkJob
 
         scan = functools.partial(self.scan, networks, name)
-        return NetworkJob(scan, len(networks), self.steps, name, whole_block)
+        return NetworkJob(scan, len(networks), self.steps, name, lambda: BLOCK)
 
     def tried(self, results: Mapping[str, Any]) -> Tried:
         """What the networks of finished rounds did."""
@@ -201,17 +206,10 @@ class Advice(OfNetwork):
     def _too_small(self) -> str:
         from dysonjax.experiments.advice.rounds import LEAST_SEEDS
 
-        count = len(self.rates) * len(self.lines) * LEAST_SEEDS
-        cost = sum(self.prices) * len(self.rates) * LEAST_SEEDS / 0.6
+        least = self.plan.networks(dict.fromkeys(range(len(self.lines)), self.rates), LEAST_SEEDS)
+        cost = self.plan.cost(least) / 0.6
         times = f"{cost / self.networks:.2g} times as much" if self.networks else "more"
         return (
-            f"expected {times}, or fewer --steps: the first round trains {count} networks of {self.steps} updates, and "
-            f"the budget buys {self.networks} of those that cost least"
+            f"expected {times}, or fewer --steps: the first round trains {len(least)} networks of {self.steps} "
+            f"updates, and the budget buys {self.networks} of those that cost least"
         )
-
-
-def whole_block() -> int:
-    """Replicas that are computed together in every round, so that all rounds share one program."""
-    import jax
-
-    return 256 if jax.default_backend() == "cpu" else 1024

@@ -9,7 +9,8 @@ have chosen nothing.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,42 +52,63 @@ class Plan(NamedTuple):
     """At most, the last one apart."""
     stretch: bool
     """Whether rates above those of the first round may be tried."""
+    together: int = 1
+    """Networks of one batch size that are computed side by side: fewer cost as much."""
 
     def cost(self, networks: Sequence[Network]) -> float:
         """In networks of the cheapest line."""
-        return sum(self.prices[one.line] for one in networks)
+        prices: dict[int, list[float]] = {}
+        for one in networks:
+            prices.setdefault(self.lines[one.line].batch_size, []).append(self.prices[one.line])
+        return sum(sum(own) * self._paid(len(own)) / len(own) for own in prices.values())
+
+    def _paid(self, count: int) -> int:
+        return -(-count // self.together) * self.together
+
+    def networks(self, asked: Mapping[int, Sequence[float]], seeds: int, begin: int = 0) -> list[Network]:
+        """The rates asked for on each line with `seeds` seeds from `begin` on, or more where these cost nothing."""
+        counts = Counter[int]()
+        for line, rates in asked.items():
+            counts[self.lines[line].batch_size] += len(rates)
+        many = min((self._paid(count * seeds) // count for count in counts.values()), default=0)
+        return [Network(i, float(r), begin + s) for i, rates in asked.items() for r in rates for s in range(many)]
 
 
 def first_round(plan: Plan, rates: Sequence[float], budget: float) -> list[Network]:
     """The coarse grid with as many seeds as three fifths of the budget allow; empty if it allows too few."""
     for seeds in range(FIRST_SEEDS, LEAST_SEEDS - 1, -1):
-        found = [Network(i, rate, seed) for i in range(len(plan.lines)) for rate in rates for seed in range(seeds)]
+        found = plan.networks(dict.fromkeys(range(len(plan.lines)), rates), seeds)
         if plan.cost(found) <= 0.6 * budget:
             return found
     return []
 
 
 def next_round(plan: Plan, tried: Tried, number: int, left: float) -> list[Network]:
-    """Round `number` (2 …), within what is left; empty where nothing is undecided or little is left."""
+    """Round `number` (2 …), within what is left; empty where nothing is undecided or little is left.
+
+    Where it would be too much for all lines, those that cost most are left out.
+    """
     if number > plan.rounds or not tried.learned.any():
         return []
-    seeds = FIRST_SEEDS * 2 ** (number - 1)
     begin = 1 + int(tried.seed.max())
     asked = {i: rates for i in range(len(plan.lines)) if len(rates := _asked(plan, tried, i, number))}
-    left -= sum(plan.prices[i] * LEAST_FRESH for i in range(len(plan.lines)))
-    while seeds >= FIRST_SEEDS:
-        found = [Network(i, float(r), begin + s) for i, rates in asked.items() for r in rates for s in range(seeds)]
-        if plan.cost(found) <= left:
-            return found
-        seeds //= 2
+    left -= plan.cost([Network(i, 0.0, s) for i in range(len(plan.lines)) for s in range(LEAST_FRESH)])
+    while asked:
+        seeds = FIRST_SEEDS * 2 ** (number - 1)
+        while seeds >= FIRST_SEEDS:
+            found = plan.networks(asked, seeds, begin)
+            if plan.cost(found) <= left:
+                return found
+            seeds //= 2
+        del asked[max(asked, key=lambda line: plan.prices[line])]
     return []
 
 
 def last_round(plan: Plan, tried: Tried, left: float) -> list[Network]:
     """The recommended rate of every line that has one, with fresh seeds."""
-    chosen = {i: rate for i in range(len(plan.lines)) if (rate := recommended(tried, i)) is not None}
+    chosen = {i: [rate] for i in range(len(plan.lines)) if (rate := recommended(tried, i)) is not None}
     for seeds in range(FRESH, LEAST_FRESH - 1, -8):
-        found = [Network(i, rate, FRESH_SEEDS + s) for i, rate in chosen.items() for s in range(seeds)]
+        found = plan.networks(chosen, seeds, FRESH_SEEDS)
         if plan.cost(found) <= left:
             return found
     return []

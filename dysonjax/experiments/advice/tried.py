@@ -87,7 +87,7 @@ def tried_of(
         end = np.where(np.isfinite(found.end.values), sign * found.end.values, np.inf)
         last = ds.isel(snapshot=-1)
         parts.append((
-            _lines_of(ds, lines), np.asarray(ds.learning_rate.values, float), np.asarray(ds.seed.values, np.int64),
+            lines_of(ds, lines), np.asarray(ds.learning_rate.values, float), np.asarray(ds.seed.values, np.int64),
             found.learned.values.astype(bool), end.astype(float), found.phase.values.astype(int),
             *(np.asarray(x.values, float) for x in (found.growth, last.gradient_variance, last.gradient_square)),
         ))  # fmt: skip
@@ -95,7 +95,7 @@ def tried_of(
     return Tried(*[*arrays, float(first.target), start, best, name])
 
 
-def _lines_of(ds: "xr.Dataset", lines: Sequence[Line]) -> NDArray[np.int64]:
+def lines_of(ds: "xr.Dataset", lines: Sequence[Line]) -> NDArray[np.int64]:
     """The number of each network's line."""
     found = np.full(ds.sizes["point"], -1)
     for number, line in enumerate(lines):

@@ -54,7 +54,7 @@ class OfNetwork(Experiment):
     def of(cls: type[Made], settings: Mapping[str, Any]) -> Made:
         """As it was stored, without looking at the user's file, which may be elsewhere by now."""
         made = cls(**{name: value for name, value in settings.items() if name not in cls.apart})
-        for name in cls.apart:
+        for name in {*cls.apart} & {*settings}:
             object.__setattr__(made, name, settings[name])
         return made
 

@@ -159,6 +159,8 @@ def test_a_time_is_turned_into_networks_once(monkeypatch):
     compiled, measured = [], []
 
     class Trial:
+        together = 16
+
         def __init__(self, scan, block):
             self.size = int(np.ravel(scan.grid.axes["batch_size"])[0])
 
@@ -174,6 +176,7 @@ def test_a_time_is_turned_into_networks_once(monkeypatch):
     settled = asked.settled(None)
     assert (sorted(compiled), sorted(measured)) == ([8, 16, 32], [8, 32])
     assert settled.prices == (1.0, 2.0, 4.0)
+    assert settled.together == 16
     assert 1240 <= settled.networks <= 1250  # 100 s of 0.08 s each, less what this took
     assert settled.settled(None) is settled
     with pytest.raises(dj.InputError, match=r"budget = '0.05s': expected more than 0s, which compiling and measuring"):

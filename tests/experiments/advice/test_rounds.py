@@ -117,3 +117,28 @@ def test_prices_count():
     """The second line costs twice as much: the rounds keep to the budget."""
     tried, _ = advised(World([1.0, 1.0]), plan(2), 500)
     assert sum(1.0 + line for line in tried.line) <= 500
+
+
+def test_networks_computed_side_by_side_are_all_paid_and_all_used():
+    """On an accelerator a few networks cost as much as a whole block: a round has as many seeds as fill it."""
+    how = plan(2, together=256)
+    first = first_round(how, RATES, 3000)
+    assert len(first) == 2 * len(RATES) * (256 // len(RATES))
+    assert how.cost(first) == 256 * (1 + 2)
+    assert first_round(how, RATES, 1000) == []
+    _, rounds = advised(World([1.0, 2.0]), how, 6000)
+    assert sum(how.cost(networks) for networks in rounds) <= 6000
+    for networks in rounds:
+        counts = np.bincount([one.line for one in networks])
+        assert max(counts[counts > 0]) > 200
+    same = [Line(8, (("b1", 0.5),)), Line(8, (("b1", 0.9),))]
+    assert plan(2, together=256)._replace(lines=same).cost([Network(0, 1.0, 0), Network(1, 1.0, 0)]) == 256 * 1.5
+
+
+def test_a_line_that_costs_too_much_does_not_keep_others_from_being_tried():
+    how = plan(2, prices=[1.0, 50.0])
+    first = first_round(how, RATES, 4000)
+    tried = World([1.0, 1.0]).trained(first)
+    assert {one.line for one in next_round(how, tried, 2, 900.0)} == {0}
+    assert {one.line for one in next_round(how, tried, 2, 9000.0)} == {0, 1}
+    assert next_round(how, tried, 2, 30.0) == []
