@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dysonjax.engine.jobs import Results
-from dysonjax.experiments.advice.rounds import Network, boundary, candidates, recommended
-from dysonjax.experiments.advice.tried import Line, Tried, lines_of, networks_at
+from dysonjax.experiments.advice.rounds import boundary, candidates, networks_of, recommended
+from dysonjax.experiments.advice.tried import Line, Tried, networks_at
 from dysonjax.experiments.learning.boundaries import Boundary, Power, fit_power, wilson
 from dysonjax.experiments.learning.phases import PHASES, larger_is_better, level_variables
 
@@ -96,8 +96,7 @@ def answer(settings: "Advice", results: Results) -> Answer:
     for one in lines:
         groups.setdefault(one.line.more, []).append(one)
     across = [_across(more, own) for more, own in groups.items() if len(own) > 1]
-    plan = settings.plan
-    spent = sum(plan.cost([Network(line, 0.0, 0) for line in lines_of(ds, plan.lines)]) for ds in results.values())
+    spent = sum(settings.plan.cost(networks_of(ds, settings.lines)) for ds in results.values())
     return Answer(settings, tried, lines, across, dict(results), spent)
 
 

@@ -159,25 +159,32 @@ class Advice(OfNetwork):
 
     def jobs(self, results: Results) -> Sequence[NetworkJob]:
         """The rounds so far, and the next one as soon as they are finished."""
-        from dysonjax.experiments.advice import rounds
-
-        first = rounds.first_round(self.plan, self.rates, self.networks)
-        if not first:
-            raise InputError(f"budget = {self.budget!r}: {self._too_small()}")
-        jobs, left = [self._job("round-1", first)], self.networks - self.plan.cost(first)
-        while jobs[-1].name in results:
-            tried = self.tried({job.name: results[job.name] for job in jobs})
-            number = len(jobs) + 1
-            networks: Sequence[Network] = rounds.next_round(self.plan, tried, number, left)
-            name = f"round-{number}" if networks else "fresh"
-            networks = networks or rounds.last_round(self.plan, tried, left)
+        jobs: list[NetworkJob] = []
+        while not jobs or (jobs[-1].name in results and jobs[-1].name != "fresh"):
+            name, networks = self._next(results, len(jobs) + 1)
             if not networks:
                 break
             jobs.append(self._job(name, networks))
-            left -= self.plan.cost(networks)
-            if name == "fresh":
-                break
         return jobs
+
+    def _next(self, results: Results, number: int) -> tuple[str, Sequence[Network]]:
+        """Name and networks of round `number`, or of the last one: those that it has trained, else those it shall."""
+        from dysonjax.experiments.advice import rounds
+
+        name, plan = f"round-{number}", self.plan
+        if name in results:
+            return name, rounds.networks_of(results[name], self.lines)
+        if number == 1:
+            first = rounds.first_round(plan, self.rates, self.networks)
+            if not first:
+                raise InputError(f"budget = {self.budget!r}: {self._too_small()}")
+            return name, first
+        before = {earlier: results[earlier] for earlier in (f"round-{k}" for k in range(1, number))}
+        tried = self.tried(before)
+        left = self.networks - sum(plan.cost(rounds.networks_of(ds, self.lines)) for ds in before.values())
+        if networks := rounds.next_round(plan, tried, number, left):
+            return name, networks
+        return "fresh", rounds.last_round(plan, tried, left)
 
     def _job(self, name: str, networks: Sequence[Network]) -> NetworkJob:
         from dysonjax.experiments.learning.job import NetworkJob

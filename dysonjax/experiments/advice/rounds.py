@@ -11,13 +11,16 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dysonjax.experiments.advice.tried import FRESH_SEEDS, Line, Tried
+from dysonjax.experiments.advice.tried import FRESH_SEEDS, Line, Tried, lines_of
 from dysonjax.experiments.learning.boundaries import Boundary, descending, fit_boundary
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SAFE = 0.95
 """A learning rate is safe when at least this share of networks learns."""
@@ -72,6 +75,12 @@ class Plan(NamedTuple):
             counts[self.lines[line].batch_size] += len(rates)
         many = min((self._paid(count * seeds) // count for count in counts.values()), default=0)
         return [Network(i, float(r), begin + s) for i, rates in asked.items() for r in rates for s in range(many)]
+
+
+def networks_of(ds: "xr.Dataset", lines: Sequence[Line]) -> list[Network]:
+    """The networks that a stored round has trained."""
+    parts = lines_of(ds, lines).tolist(), ds.learning_rate.values.tolist(), ds.seed.values.tolist()
+    return [Network(*one) for one in zip(*parts, strict=True)]
 
 
 def first_round(plan: Plan, rates: Sequence[float], budget: float) -> list[Network]:

@@ -155,7 +155,9 @@ def across(one: Across) -> str:
         parts.append(f"with momentum the temperature is α/(|B|(1 − μ)), {1 / (1 - momentum):.3g} times α/|B|")
     if one.critical is not None:
         size, low, high = one.critical
-        parts.append(f"critical batch size {number(size)} ({_interval(low, high)}) from the recommended rates")
+        closed = low > 0 and high < math.inf
+        known = f"{number(size)} ({_interval(low, high)})" if closed else _interval(low, high)
+        parts.append(f"critical batch size {known} from the recommended rates")
     if not parts:
         return ""
     more = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in one.more)
