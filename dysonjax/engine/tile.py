@@ -60,16 +60,22 @@ class Tile(NamedTuple):
     def advance(self, carry, keys, look, marks, span):
         """The carry after updates first … last, and a record of each mark; see `engine.loop.Program`.
 
-        `look()`: what does not change, asked for at every use.
+        `look()`: what does not change, asked for at every use. Once all replicas of a tile have failed, which is looked
+        at after each mark and in each call, it is updated no more.
         """
         first, last, count, steps = span
+        accumulating = any(one.update for one in self.observables)
+        leaving = self.dynamics.lifted or not accumulating  # built-in dynamics accumulate spectra: too much code twice
         shapes = jax.eval_shape(lambda c: self.values(c, look())[0], carry)
         records = jax.tree.map(lambda x: jnp.zeros((len(marks), *x.shape), x.dtype), shapes)
 
         def to_mark(m, held):
             carry, records = held
             begin, end = jnp.where(m == 0, first, marks[m - 1]), jnp.minimum(marks[m], last)
-            carry = _loop(begin, end, lambda i, c: self.update(i, c, keys, look(), steps), carry, self.together)
+            going = jnp.where(jnp.any(carry.diverged == NEVER), end, begin) if leaving else end
+            carry = _loop(begin, going, lambda i, c: self.update(i, c, keys, look(), steps), carry, self.together)
+            if leaving and accumulating:  # of what they are held at
+                carry = jax.lax.fori_loop(going, end, lambda i, c: self._accumulated(i, c, look()), carry)
             return jax.lax.cond(
                 end == marks[m], lambda c, r: self._record(c, r, look(), m, end), lambda c, r: (c, r), carry, records
             )
@@ -96,19 +102,23 @@ class Tile(NamedTuple):
             return jnp.where(going, new, old)
 
         state = jax.tree.map(where_it_goes_on, state, carry.state)
+        return self._accumulated(number, Carry(state, diverged, carry.accumulators), given)
+
+    def _accumulated(self, number, carry, given):
+        """The carry after what is accumulated has seen its state after update `number`."""
 
         def accumulate(observable, accumulator):
             if not observable.update:
                 return accumulator
 
             def update(accumulator):
-                return self._for_tile(observable, observable.update)(accumulator, *self._view(state, given))
+                return self._for_tile(observable, observable.update)(accumulator, *self._view(carry.state, given))
 
             if observable.every == 1:
                 return update(accumulator)
             return jax.lax.cond((number + 1) % observable.every == 0, update, lambda same: same, accumulator)
 
-        return Carry(state, diverged, tuple(map(accumulate, self.observables, carry.accumulators)))
+        return carry._replace(accumulators=tuple(map(accumulate, self.observables, carry.accumulators)))
 
     def _record(self, carry, records, given, mark, number):
         values, healthy, accumulators = self.values(carry, given)

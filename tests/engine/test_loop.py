@@ -309,6 +309,29 @@ def test_divergence_is_found_whatever_the_snapshots_and_chunks(with_sick, monkey
         np.testing.assert_array_equal(few["x"][:, -1], with_sick["x"][:, -1])
 
 
+def test_a_tile_whose_replicas_have_all_failed_costs_nothing_more():
+    """Looked at after each mark and each call; windows of what accumulates are what they were."""
+    seen: list[int] = []
+
+    def step(key, x, hyper):
+        jax.debug.callback(lambda number: seen.append(int(number)), hyper["step"])
+        return GEOMETRIC.step(key, x, hyper)
+
+    for rates, observables, lifted, goes_on in (
+        ([SICK, SICK], [POSITION], False, False),
+        ([SICK, 1.0], [POSITION], False, True),
+        ([SICK, SICK], WATCHED, False, True),
+        ([SICK, SICK], WATCHED, True, False),
+    ):
+        counted = dj.Dynamics(**{**GEOMETRIC.__dict__, "step": step, "lifted": lifted})
+        seen.clear()
+        given = KEYS[:2], {"learning_rate": np.array(rates)}, 40
+        values = simulate(counted, *given, snapshots=[16, 30], observables=observables)
+        jax.effects_barrier()
+        assert (max(seen) == 39) if goes_on else (8 <= max(seen) <= 15)
+        assert_equal(values, simulate(GEOMETRIC, *given, snapshots=[16, 30], observables=observables))
+
+
 def test_divergence_at_the_start():
     broken = dj.Dynamics(
         **{**GEOMETRIC.__dict__, "init": lambda key, hyper: jnp.log(hyper["learning_rate"]) * jnp.ones(2)}
