@@ -45,6 +45,8 @@ An H100 makes 159 million updates a second of the papers' tanh network in tiles 
 """
 Static = tuple[tuple[str, int], ...]
 """Static hyper-parameters by name."""
+Kinds = tuple[tuple[str, Any], ...]
+"""Names and dtypes of traced hyper-parameters."""
 Settings = tuple[Any, ...]
 """JAX's settings, on which tracing depends."""
 
@@ -184,9 +186,7 @@ def layout(dynamics: Dynamics, observables: Sequence[Observable], hyper: Mapping
 
 
 @functools.lru_cache(maxsize=64)
-def _layout(
-    known: Known, watched: tuple[Known, ...], static: Static, kinds: tuple[tuple[str, Any], ...], given: Settings
-) -> Layout:
+def _layout(known: Known, watched: tuple[Known, ...], static: Static, kinds: Kinds, given: Settings) -> Layout:
     dynamics: Dynamics = known.thing
     observables: tuple[Observable, ...] = tuple(one.thing for one in watched)
     traced = {name: jnp.zeros(1, dtype) for name, dtype in kinds}
@@ -217,20 +217,22 @@ def _layout(
 
 def program_of(
     dynamics: Dynamics, observables: Sequence[Observable], static: Mapping[str, int], devices: Devices,
-    kinds: tuple[tuple[str, Any], ...] | None = None,
+    kinds: Kinds | None = None,
 ) -> Program:  # fmt: skip
     """The program of a dynamics, made once for all that are equal; `kinds`: dtypes of traced hyper-parameters."""
     if kinds is None:
         kinds = kinds_of(dynamics, dict.fromkeys(dynamics.parameters, 1.0))
-    fixed = tuple(static.items())
+    fixed, watched = tuple(static.items()), tuple(map(Known, observables))
     way = way_of(dynamics, fixed, kinds, devices[0].platform)
-    return _made(Known(dynamics), tuple(map(Known, observables)), fixed, tuple(devices), way, settings())
+    return _made(Known(dynamics), watched, fixed, kinds, tuple(devices), way, settings())
 
 
 @functools.lru_cache(maxsize=32)
 def _made(
-    known: Known, watched: tuple[Known, ...], static: Static, devices: tuple[Any, ...], way: Way, given: Settings
-) -> Program:
+    known: Known, watched: tuple[Known, ...], static: Static, kinds: Kinds, devices: tuple[Any, ...], way: Way,
+    given: Settings,
+) -> Program:  # fmt: skip
+    arrays = _layout(known, watched, static, kinds, given).arrays
     observables, together = tuple(one.thing for one in watched), updates_together(devices[0])
     tile = Tile(known.thing, observables, dict(static), together, way, devices[0].platform)
     mesh = Mesh(np.array(devices), ("tiles",))
@@ -241,17 +243,17 @@ def _made(
 
     def advance(carry, keys, given, marks, span):
         begin, end, *span = span
+        shapes = {name: ((*inner, keys.shape[1]), dtype) for name, (inner, dtype) in arrays.items()}
 
         def of_tile(number, carry):
             # an update may need one batch of a tile's data; cut out here, XLA would copy all of them in every call
             look = lambda: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, 0, False), given)  # noqa: E731
-            return tile.advance(jax.tree.map(lambda x: x[number], carry), keys[number], look, marks, span)
+            return tile.advance(jax.tree.map(lambda x: x[number], carry), keys[number], look, marks, span, shapes)
 
         def put(number, held):
             return jax.tree.map(lambda whole, own: whole.at[number].set(own), held, of_tile(number, held[0]))
 
-        shapes = jax.eval_shape(lambda carry: of_tile(0, carry)[1], carry)
-        records = jax.tree.map(lambda x: jnp.zeros((len(keys), *x.shape), x.dtype), shapes)
+        records = {name: jnp.zeros((len(keys), len(marks), *s), dtype) for name, (s, dtype) in shapes.items()}
         return jax.lax.fori_loop(begin, end, put, (carry, records))
 
     def spread(share, mapped: int, unmapped: int = 0, donate: tuple[int, ...] = ()):
@@ -262,6 +264,6 @@ def _made(
     return Program(start=spread(start, 2), advance=spread(advance, 3, 2, donate=(0,)))
 
 
-def kinds_of(dynamics: Dynamics, hyper: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def kinds_of(dynamics: Dynamics, hyper: Mapping[str, Any]) -> Kinds:
     """Names and dtypes of traced hyper-parameters, in an order that no caller decides."""
     return tuple((k, jnp.asarray(hyper[k]).dtype) for k in sorted(hyper) if k not in dynamics.static)

@@ -57,17 +57,17 @@ class Tile(NamedTuple):
         diverged = jnp.where(self._across(self.dynamics.healthy)(state), NEVER, 0).astype(jnp.int32)
         return given, Carry(state, diverged, accumulators)
 
-    def advance(self, carry, keys, look, marks, span):
+    def advance(self, carry, keys, look, marks, span, shapes):
         """The carry after updates first … last, and a record of each mark; see `engine.loop.Program`.
 
-        `look()`: what does not change, asked for at every use. Once all replicas of a tile have failed, which is looked
-        at after each mark and in each call, it is updated no more.
+        `look()`: what does not change, asked for at every use. `shapes`: shape and dtype of what a mark records, by
+        name. Once all replicas of a tile have failed, which is looked at after each mark and in each call, it is
+        updated no more.
         """
         first, last, count, steps = span
         accumulating = any(one.update for one in self.observables)
         leaving = self.dynamics.lifted or not accumulating  # built-in dynamics accumulate spectra: too much code twice
-        shapes = jax.eval_shape(lambda c: self.values(c, look())[0], carry)
-        records = jax.tree.map(lambda x: jnp.zeros((len(marks), *x.shape), x.dtype), shapes)
+        records = {name: jnp.zeros((len(marks), *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
         def to_mark(m, held):
             carry, records = held

@@ -108,14 +108,16 @@ def _sum_of_products(a: Array, b: Array, axis: int) -> Array:
     if length > LONGEST_UNROLLED:
         pieces = [slice(i, min(i + LONGEST_UNROLLED, length)) for i in range(0, length, LONGEST_UNROLLED)]
         head = (slice(None),) * axis
-        return reduce(operator.add, [_sum_of_products(a[*head, p], b[*head, p], axis) for p in pieces])
+        return reduce(jax.lax.add, [_sum_of_products(a[*head, p], b[*head, p], axis) for p in pieces])
+    # JAX takes several times as long to trace the operators * and + as these
+    times = jax.lax.mul if (a.shape, a.dtype) == (b.shape, b.dtype) else operator.mul
 
     def term(i: int) -> Array:
-        return jax.lax.index_in_dim(a, i, axis, keepdims=False) * jax.lax.index_in_dim(b, i, axis, keepdims=False)
+        return times(*(jax.lax.index_in_dim(x, i, axis, keepdims=False) for x in (a, b)))
 
     partial = [
-        reduce(operator.add, [term(i) for i in range(k, length, IN_FLIGHT)]) for k in range(min(IN_FLIGHT, length))
+        reduce(jax.lax.add, [term(i) for i in range(k, length, IN_FLIGHT)]) for k in range(min(IN_FLIGHT, length))
     ]
     while len(partial) > 1:
-        partial = [reduce(operator.add, partial[i : i + 2]) for i in range(0, len(partial), 2)]
+        partial = [reduce(jax.lax.add, partial[i : i + 2]) for i in range(0, len(partial), 2)]
     return partial[0]
