@@ -100,7 +100,7 @@ def next_round(plan: Plan, tried: Tried, number: int, left: float) -> list[Netwo
     if number > plan.rounds or not tried.learned.any():
         return []
     begin = 1 + int(tried.seed.max())
-    asked = {i: rates for i in range(len(plan.lines)) if len(rates := _asked(plan, tried, i, number))}
+    asked = {i: rates for i in range(len(plan.lines)) if (rates := _asked(plan, tried, i, number).tolist())}
     left -= plan.cost([Network(i, 0.0, s) for i in range(len(plan.lines)) for s in range(LEAST_FRESH)])
     while asked:
         seeds = FIRST_SEEDS * 2 ** (number - 1)
