@@ -110,10 +110,10 @@ def fit_boundary(
     are those of the falling curve.
 
     Measured (`benchmarks/coverage.py`: 4 to 64 seeds, 6 to 20 rates, transitions from 0.03 distances of two rates to a
-    decade, four laws, 108 cases of 100 repeats): 96.0 % on average where 95 % is meant, at worst 85 %, where the
-    transition is much sharper than the distance of two rates and the interval is the bracket. With the three pure
-    shapes alone it was 94.9 %, but 70 % where a tenth fails early. Others, on paired seeds: the profile likelihood of a
-    logistic 79 to 96 %, with Student's t 82 to 96 %; the bootstrap over whole seeds 49 to 88 %, as percentiles or BCa.
+    decade, four laws, 108 cases of 400 repeats): 96.4 % on average where 95 % is meant, at worst 87 %, where the
+    transition is much sharper than the distance of two rates and the interval is the bracket. Others, on paired seeds:
+    the profile likelihood of a logistic 77 to 96 %, with Student's t 80 to 96 %; the bootstrap over whole seeds 48 to
+    88 %, as percentiles or BCa.
 
     Args:
         rate: learning rates > 0 [n], one entry for each network.
@@ -191,7 +191,7 @@ def fit_power(size: ArrayLike, value: ArrayLike, low: ArrayLike, high: ArrayLike
     factor, do not matter. With two sizes no scatter is seen, and the interval rests on e alone.
 
     Measured (`benchmarks/coverage.py`, boundaries of 3 to 7 sizes that share 8 or 16 seeds): 94 % on average where 95 %
-    is meant; 91 to 99 % with 7 sizes, 88 to 98 % with 4, 89 to 97 % with 3 (100 repeats each).
+    is meant; 94 to 99 % with 7 sizes, 86 to 96 % with 4, 83 to 96 % with 3 (400 repeats each).
 
     Args:
         size: batch sizes [k].
