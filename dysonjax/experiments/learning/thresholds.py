@@ -276,14 +276,15 @@ class Joined(NamedTuple):
 
     def curve(self, rates: Array) -> Array:
         """The fitted P(learns) at each rate."""
-        return self._both(rates, self.near.curve, self.beyond.curve)
+        return self._both(rates, lambda fit, x: fit.curve(x))
 
     def band(self, rates: Array, level: float) -> tuple[Array, Array]:
         """Limits of P(learns) at each rate."""
-        ends = [self._both(rates, *(lambda x, one=one, i=i: one.band(x, level)[i] for one in self[:2])) for i in (0, 1)]
-        return ends[0], ends[1]
+        low, high = self._both(rates, lambda fit, x: np.stack(fit.band(x, level)))
+        return low, high
 
-    def _both(self, rates: Array, near: Callable[[Array], Array], beyond: Callable[[Array], Array]) -> Array:
+    def _both(self, rates: Array, of: Callable[[ThresholdLaw | Steps, Array], Array]) -> Array:
         """No jump upwards where they meet."""
         last = np.exp(self.end)
-        return np.where(rates <= last, near(np.minimum(rates, last)), np.minimum(beyond(rates), near(np.array([last]))))
+        near, beyond = of(self.near, np.minimum(rates, last)), of(self.beyond, rates)
+        return np.where(rates <= last, near, np.minimum(beyond, of(self.near, np.array([last]))))
