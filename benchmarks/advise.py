@@ -88,17 +88,17 @@ def _rising(update: Any, steps: Any) -> Any:
     return first * jnp.exp(jnp.log(last / first) * update / (count - 1))
 
 
-def dense_grid(trainer: Trainer, seeds: int, rates: np.ndarray, share: float = 0.8) -> dict[str, Any]:
+def dense_grid(trainer: Trainer, seeds: int, rates: np.ndarray, key: int, share: float = 0.8) -> dict[str, Any]:
     """Of each batch size the fitted safe rate and the best mean loss; the target, from the best median of all."""
-    found = {size: _ends(trainer, size, rates, seeds) for size in SIZES}
-    initial = float(np.median(trainer.ends(SIZES[0], [1e-12] * 16, range(16), key=FRESH_KEY - 1)))
+    found = {size: _ends(trainer, size, rates, seeds, key) for size in SIZES}
+    initial = float(np.median(trainer.ends(SIZES[0], [1e-12] * 16, range(16), key)))
     best = min(float(np.median(ends, axis=1).min()) for ends in found.values())
     target = initial - share * (initial - best)
     answer: dict[str, Any] = {"target": target, "initial": initial, "networks": 0}
     for size, ends in found.items():
         means = ends.mean(axis=1)
         finer = _where_learning_ends(rates, (ends <= target).mean(axis=1))
-        at, ends = np.r_[rates, finer], np.r_[ends, _ends(trainer, size, finer, seeds)]
+        at, ends = np.r_[rates, finer], np.r_[ends, _ends(trainer, size, finer, seeds, key)]
         learned = ends <= target
         tried = _tried(np.repeat(at, seeds), np.tile(np.arange(seeds), len(at)), learned.ravel(), ends.ravel())
         edge = boundary(tried, 0)
@@ -119,10 +119,10 @@ def _where_learning_ends(rates: np.ndarray, share: np.ndarray) -> np.ndarray:
     return np.geomspace(rates[last], rates[last + none[0] if len(none) else -1], FINER + 2)[1:-1]
 
 
-def _ends(trainer: Trainer, size: int, rates: np.ndarray, seeds: int) -> np.ndarray:
+def _ends(trainer: Trainer, size: int, rates: np.ndarray, seeds: int, key: int) -> np.ndarray:
     """Test losses [rate, seed] of the dense grid."""
     pairs = [(rate, seed) for rate in rates for seed in range(seeds)]
-    return trainer.ends(size, *zip(*pairs, strict=True), key=FRESH_KEY - 1).reshape(len(rates), seeds)
+    return trainer.ends(size, *zip(*pairs, strict=True), key=key).reshape(len(rates), seeds)
 
 
 def _tried(rate: np.ndarray, seed: np.ndarray, learned: np.ndarray, end: np.ndarray) -> Tried:
@@ -161,14 +161,16 @@ def scored(trainer: Trainer, size: int, rate: float | None, target: float, fresh
     return {"rate": rate, "learned": int((ends <= target).sum()), "networks": fresh, "loss": loss, "error": error}
 
 
-def repeated(model: Any, optimizer: Any, steps: int, budget: int, repetitions: int, fresh: int, seeds: int, rates: Any):
-    """The advice with so many keys, against the dense grid."""
+def repeated(
+    model: Any, optimizer: Any, steps: int, budget: int, keys: range, fresh: int, seeds: int, rates: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The advice with each of the keys, against one dense grid."""
     trainer = Trainer(model, optimizer, steps)
     began = time.perf_counter()
-    dense = dense_grid(trainer, seeds, rates)
+    dense = dense_grid(trainer, seeds, rates, FRESH_KEY - 1 - keys[0])
     print(f"dense grid: {dense} in {time.perf_counter() - began:.0f} s", flush=True)
     runs = []
-    for key in range(repetitions):
+    for key in keys:
         found, seconds = advised(model, optimizer, steps, budget, dense["target"], key)
         run = {"updates": found["updates"], "seconds": seconds, "sizes": {}}
         for size, line in found["lines"].items():
@@ -179,7 +181,7 @@ def repeated(model: Any, optimizer: Any, steps: int, budget: int, repetitions: i
             }  # fmt: skip
         runs.append(run)
         print(f"key {key}: {run}", flush=True)
-    result = {"steps": steps, "budget": budget, "dense": dense, "runs": runs}
+    result = {"steps": steps, "budget": budget, "keys": list(keys), "dense": dense, "runs": runs}
     print(told(result), flush=True)
     return result
 
@@ -203,11 +205,13 @@ def told(result: dict[str, Any]) -> str:
     return f"{record.markdown(head, rows)}\n\nmedian {seconds:.0f} s, {share:.1%} of the dense grid's updates"
 
 
-def peers(model: Any, optimizer: Any, steps: int, budget: int, repetitions: int, fresh: int, target: float):
+def peers(
+    model: Any, optimizer: Any, steps: int, budget: int, keys: range, fresh: int, target: float
+) -> dict[str, Any]:
     """Advice and peers at as many updates, scored by fresh networks."""
     trainer, lines, given = Trainer(model, optimizer, steps), [], 0.0
     trials = budget // steps // len(SIZES)
-    for key in range(repetitions):
+    for key in keys:
         found, seconds = advised(model, optimizer, steps, budget, target, key)
         given = given or seconds / len(SIZES)
         for size in SIZES:
@@ -358,6 +362,7 @@ def main(
     target: float = 0.0,
     fresh: int = 200,
     dense_seeds: int = 200,
+    first_key: int = 0,
     tiny: bool = False,
 ) -> None:
     """Run the benchmark.
@@ -372,6 +377,7 @@ def main(
         target: test loss that counts as learnt, for peers; by default the dense grid's.
         fresh: networks that judge a rate.
         dense_seeds: networks at each rate of the dense grid.
+        first_key: of the advices, which have a key each; the dense grid and the networks that judge follow it.
         tiny: a size of seconds, nothing recorded.
     """
     dj.use_all_cores()
@@ -380,17 +386,19 @@ def main(
     made = getattr(own_models, model)()
     chosen = (getattr(own_models, optimizer, None) or getattr(optax, optimizer)) if optimizer else None
     if tiny:
-        repeated(made, chosen, 20, 4000, 1, 4, 2, DENSE[::4])
-        peers(made, chosen, 20, 4000, 1, 4, 2.0)
+        repeated(made, chosen, 20, 4000, range(1), 4, 2, DENSE[::4])
+        peers(made, chosen, 20, 4000, range(1), 4, 2.0)
         return
     if repetitions:
-        found = repeated(made, chosen, steps, budget, repetitions, fresh, dense_seeds, DENSE)
+        keys = range(first_key, first_key + repetitions)
+        found = repeated(made, chosen, steps, budget, keys, fresh, dense_seeds, DENSE)
         target = target or found["dense"]["target"]
         record.append("advise", {"model": model, "optimizer": optimizer, "repeated": found})
     if peers_repeated:
         if not target:
             sys.exit("target = 0: expected the test loss that counts as learnt")
-        found = peers(made, chosen, steps, budget, peers_repeated, fresh, target)
+        keys = range(first_key, first_key + peers_repeated)
+        found = peers(made, chosen, steps, budget, keys, fresh, target)
         record.append("advise", {"model": model, "optimizer": optimizer, "peers": found})
 
 

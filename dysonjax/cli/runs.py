@@ -104,7 +104,7 @@ def verify(run: Annotated[Place, tyro.conf.Positional], repair: bool = False, re
 
     Args:
         run: the run's directory.
-        repair: make damaged blocks unfinished; --resume computes them again.
+        repair: make damaged blocks unfinished, which --resume computes again, and damaged metadata anew.
         recompute: how many replicas of each scan are drawn, computed again and compared, or all.
     """
     from dysonjax.experiments import reading

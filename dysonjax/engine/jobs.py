@@ -29,6 +29,8 @@ class Verified(NamedTuple):
     """What is different of them."""
     how: Sequence[str] = ()
     """In what they were compared: "bit for bit", or what can be compared on another machine."""
+    lost: str = ""
+    """Why damaged metadata could not be made anew."""
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
@@ -79,7 +81,8 @@ class Job(Protocol):
     def verify(self, place: Path, repair: bool = False, recompute: int = 0) -> "Verified":
         """Read every byte that `place` holds.
 
-        `repair`: make damaged blocks unfinished. `recompute`: compute so many replicas again, and compare.
+        `repair`: make damaged blocks unfinished, and damaged metadata anew. `recompute`: compute so many replicas
+        again, and compare.
         """
         ...
 

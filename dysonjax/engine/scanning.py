@@ -234,7 +234,7 @@ class ScanJob(Scan):
         """Read every byte that `place` holds; see `engine.jobs.Job`."""
         from dysonjax.engine.verifying import computed_again, read_through
 
-        found = read_through(place, repair)
+        found = read_through(place, repair, lambda: prepare(self))
         return found if found.damage or not recompute else computed_again(self, place, recompute, found)
 
     def forecast(

@@ -1,7 +1,7 @@
 """Whether a scan's stores hold what was written, and what the same replicas give when they are computed again."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dysonjax.core.dynamics import Dynamics
-from dysonjax.core.errors import StoreError
+from dysonjax.core.errors import InputError, StoreError
 from dysonjax.core.observables import Observable
 from dysonjax.engine.grid import Grid, Points, Replicas
 from dysonjax.engine.jobs import Verified, same
@@ -18,7 +18,9 @@ from dysonjax.engine.planning import Plan, Scan, prepare, replicas_of
 from dysonjax.storage import extensions, store, table
 from dysonjax.storage.damage import Damage, everything
 from dysonjax.storage.metadata import difference, provenance
-from dysonjax.storage.store import Store
+from dysonjax.storage.records import STORE
+from dysonjax.storage.repairing import rebuild
+from dysonjax.storage.store import OtherFormat, Store
 
 NEAR = 1e-3
 """Relative difference that float32 may have after few updates on another processor or version."""
@@ -27,8 +29,42 @@ SIGMAS = 5.0
 LEAST_SEEDS = 4
 
 
-def read_through(place: Path, repair: bool = False) -> Verified:
-    """Read every byte of a job's stores; `repair`: make damaged blocks unfinished."""
+def read_through(place: Path, repair: bool = False, planned: Callable[[], Plan] | None = None) -> Verified:
+    """Read every byte of a job's stores.
+
+    `repair`: make damaged blocks unfinished, and damaged metadata anew, from what is `planned`.
+    """
+    found = _read(place, repair)
+    if not repair or all(damage.block is not None for damage in found.damage):
+        return found
+    try:
+        _rebuild(place, planned)
+    except (InputError, StoreError) as error:
+        return found._replace(lost=str(error))
+    again = _read(place, repair)
+    return again._replace(damage=[*found.damage, *again.damage])
+
+
+def _rebuild(place: Path, planned: Callable[[], Plan] | None) -> None:
+    """Make the metadata of a job's stores anew; raises `StoreError` where they would be others."""
+    if planned is None:
+        raise StoreError(
+            f"{place}: the dynamics of your own scan is needed; use dysonjax.verify(run, dynamics, repair=True)"
+        )
+    plan = planned()
+    try:
+        stores = extensions.load_all(place, checked=False)
+    except OtherFormat:
+        raise
+    except StoreError:  # the header is lost
+        rebuild(place, STORE, plan.header, plan.arrays, {})
+    else:
+        for one in stores:
+            if any(damage.block is None for damage in everything(one)):
+                rebuild(place, one.name, one.header._replace(provenance=[]), plan.arrays, one.origin)
+
+
+def _read(place: Path, repair: bool) -> Verified:
     try:
         stores = extensions.load_all(place, checked=False)
     except StoreError as error:

@@ -85,11 +85,12 @@ class Verification(NamedTuple):
         blocks, compared = (sum(getattr(job, name) for job in self.found.values()) for name in ("blocks", "compared"))
         lines = [damage.message for damage in self.damage] + [f"Computed again, {line}" for line in self.different]
         lines.append(f"{blocks} finished blocks read: {_counted(len(self.damage), 'fault')}.")
-        lost = [damage for damage in self.damage if damage.block is None]
-        if self.repaired and self.damage:
+        if self.repaired and any(damage.block for damage in self.damage):
             lines.append("Damaged blocks are set back: continue the run to compute them again.")
-        if lost and self.repaired:
-            lines.append("What belongs to no single block cannot be repaired; compute the run in a new directory.")
+        lost = {job.lost: None for job in self.found.values() if any(damage.block is None for damage in job.damage)}
+        for why in lost if self.repaired else ():
+            cannot = f"Damaged metadata cannot be made anew ({why})."
+            lines.append(cannot if why else "Damaged metadata were made anew.")
         if compared:
             how = "; ".join(dict.fromkeys(way for job in self.found.values() for way in job.how))
             total = sum(job.replicas for job in self.found.values())
@@ -117,7 +118,8 @@ def verify(
         recompute: how many replicas of each job are drawn and computed again, or "all"; with `dynamics` 16 if it is
             not given. On the same kind of processor with the same JAX they must be equal bit for bit; elsewhere, all
             seeds of the points drawn must agree at the first updates within rounding and at the end in distribution.
-        repair: make damaged blocks unfinished, so that continuing the run computes them again.
+        repair: make damaged blocks unfinished, so that continuing the run computes them again, and damaged metadata
+            anew from the run's settings, or from `dynamics`.
         observables: those of the user's scan, if it was given any.
 
     Returns:

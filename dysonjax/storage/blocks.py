@@ -17,6 +17,8 @@ from dysonjax.storage.locations import is_remote, put
 CRC_BYTES = 4
 """Bytes of the CRC-32C that a chunk ends with, of all bytes before it."""
 
+TWICE = "was written twice: on platforms whose last bits differ, by another program, or as a copy from another run"
+"""What is wrong with a chunk that is intact, but not the one that its list describes."""
 HOW = "; dysonjax verify RUN tells all that is damaged, --repair computes it again"
 
 
@@ -100,6 +102,20 @@ class Lists:
         if path is not None:
             path.unlink(missing_ok=True)
 
+    def fault_of(self, wanted: Chunk, content: bytes | None) -> str:
+        """What is wrong with the bytes of a chunk, None where there are none; empty where nothing is."""
+        if content is None:
+            return "is missing"
+        crc32c = google_crc32c.value(content[:-CRC_BYTES]).to_bytes(CRC_BYTES, "little")
+        if crc32c != content[-CRC_BYTES:]:
+            cut = f"has {len(content)} bytes instead of {wanted.length}"
+            return cut if len(content) != wanted.length else "was changed after it was written"
+        found = (len(content), crc32c.hex())
+        if found == wanted[1:]:
+            return ""
+        alike = [chunk.key for one in self._known.values() for chunk in one.chunks.values() if chunk[1:] == found]
+        return f"is that of another block or array, {alike[0]}" if len(alike) == 1 else TWICE
+
     def path(self, bucket: int, block: int) -> Path | None:
         """The file of a block's list."""
         return None if self.directory is None else self.directory / f"{bucket}.{block}.json"
@@ -137,15 +153,15 @@ class Access(WrapperStore[Store]):
 
     place: Path | None
     """Where it is, for what is said of damage."""
-    expected: Callable[[str], Chunk | None]
-    """What the list of a chunk's block says of the chunk, None where the block is not finished."""
+    fault_of: Callable[[str, bytes | None], str]
+    """What is wrong with the bytes of a chunk; empty where nothing is, or its block is not finished."""
     written: dict[str, Chunk]
     documents: dict[str, bytes]
     """Metadata, as they were read or written, by key."""
 
     def __init__(self, store: Store, place: Path | None = None):
         super().__init__(store)
-        self.place, self.expected, self.written, self.documents = place, lambda key: None, {}, {}
+        self.place, self.fault_of, self.written, self.documents = place, lambda key, content: "", {}, {}
 
     def _with_store(self, store: Store) -> "Access":
         made = Access(store)
@@ -187,22 +203,6 @@ class Access(WrapperStore[Store]):
             if found is not None:
                 self.documents[key] = found.to_bytes()
             return found
-        wanted = self.expected(key)
-        if wanted is not None and (fault := fault_of(wanted, None if found is None else len(found), found)):
+        if fault := self.fault_of(key, None if found is None else found.to_bytes()):
             raise StoreError(self.damaged(key, fault))
         return found
-
-
-def fault_of(wanted: Chunk, length: int | None, content: Buffer | None = None) -> str:
-    """What is wrong with a chunk of this length, None for one that is not there; empty where nothing is."""
-    if length is None:
-        return "is missing"
-    if length != wanted.length:
-        return f"has {length} bytes instead of {wanted.length}"
-    if content is None:
-        return ""
-    stored = content.to_bytes()
-    crc32c = google_crc32c.value(stored[:-CRC_BYTES]).to_bytes(CRC_BYTES, "little")
-    if crc32c != stored[-CRC_BYTES:]:
-        return "was changed after it was written"
-    return "" if crc32c.hex() == wanted.crc32c else "is that of another block or run"

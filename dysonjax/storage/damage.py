@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dysonjax.core.errors import StoreError
-from dysonjax.storage.blocks import HOW, BlockList, fault_of
+from dysonjax.storage.blocks import HOW, BlockList
 from dysonjax.storage.locations import reading, sizes_below
 from dysonjax.storage.store import FORMAT, Store, coordinates
 
@@ -72,8 +72,14 @@ def _of_block(store: Store, one: BlockList, sizes: Mapping[str, int]) -> list[st
     own = {name: store.key(name, one.bucket, one.block) for name in store.arrays_by_name}
     if one.job != store.identity or {name: chunk.key for name, chunk in one.chunks.items()} != own:
         return [f"{path}: is the list of a block of another run{HOW}"]
-    faults = {chunk.key: fault_of(chunk, sizes.get(chunk.key)) for chunk in one.chunks.values()}
-    return [store.access.damaged(key, fault) for key, fault in faults.items() if fault]
+    assert store.access.place is not None
+    faults = []
+    for chunk in one.chunks.values():
+        if sizes.get(chunk.key) != chunk.length:
+            with reading(store.directory):
+                content = (store.access.place / chunk.key).read_bytes() if chunk.key in sizes else None
+            faults.append(store.access.damaged(chunk.key, store.lists.fault_of(chunk, content)))
+    return faults
 
 
 def _of_metadata(store: Store, lists: Sequence[BlockList]) -> Iterator[Damage]:

@@ -21,7 +21,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from dysonjax.core.errors import StoreError
 from dysonjax.storage import table
-from dysonjax.storage.blocks import Access, BlockList, Chunk, Lists, digest
+from dysonjax.storage.blocks import Access, BlockList, Lists, digest
 from dysonjax.storage.dataset import assembled
 from dysonjax.storage.lazy_array import nothing
 from dysonjax.storage.locations import is_remote, place, put, reading, writing
@@ -30,6 +30,10 @@ from dysonjax.storage.records import STORE, expect_free
 
 FORMAT, OLD = "dysonjax run 2", "dysonjax run 1"
 """What a store calls its format: the one that is written, and the one before, which is only read."""
+
+
+class OtherFormat(StoreError):
+    """The store of another version."""
 
 
 class Store:
@@ -56,7 +60,7 @@ class Store:
             self.origin = {name: value for name, value in attributes.items() if name not in ("format", "header")}
             self.identity = digest(attributes["header"])
             self.lists = Lists(self._beside("blocks"))
-            self.access.expected = self._expected
+            self.access.fault_of = self._fault_of
             self.sessions = self._sessions()
             self.header = self.header._replace(provenance=[*self.header.provenance, *self.sessions.values()])
         self._session = ""
@@ -64,7 +68,8 @@ class Store:
     def expect_format(self, writable: bool = True) -> None:
         """Raises `StoreError` for a store that cannot be read, or not be written."""
         if self.format not in (FORMAT, OLD):
-            raise StoreError(f"{self.access.place}: expected format {FORMAT!r}, found {self.format!r}")
+            error = OtherFormat if self.format else StoreError
+            raise error(f"{self.access.place}: expected format {FORMAT!r}, found {self.format!r}")
         if writable and self.format == OLD:
             raise StoreError(
                 f"{self.directory}: was written by dysonjax 0.1, which alone can continue, extend or merge it; "
@@ -72,9 +77,7 @@ class Store:
             )
 
     def _beside(self, what: str) -> Path | None:
-        """A directory for what belongs to this store and is no array: of `store-1a2b.zarr`, `blocks-1a2b`."""
-        own = self.name.removeprefix("store").removesuffix(".zarr")
-        return self.directory and self.directory / f"{what}{own}"
+        return self.directory and beside(self.directory, self.name, what)
 
     @functools.cached_property
     def arrays_by_name(self) -> dict[str, Any]:
@@ -155,10 +158,11 @@ class Store:
         """Where an array's chunk of a block stands in the group."""
         return "/".join([name, "c", str(bucket), str(number), *"0" * (self.arrays_by_name[name].ndim - 2)])
 
-    def _expected(self, key: str) -> Chunk | None:
+    def _fault_of(self, key: str, content: bytes | None) -> str:
         name, _, bucket, number = key.split("/")[:4] if key.count("/") > 2 else ("", "", "", "")
         found = self.lists.get(int(bucket), int(number)) if name in self.header.variables else None
-        return found and found.chunks.get(name)
+        wanted = found and found.chunks.get(name)
+        return self.lists.fault_of(wanted, content) if wanted else ""
 
     def session_of(self, bucket: int, rows: slice) -> str:
         """Name of the session that computed a finished block."""
@@ -219,6 +223,11 @@ class Store:
     def dataset(self, lazy: bool | None = None) -> xr.Dataset:
         """All results of this store; see `storage.dataset.assembled`."""
         return assembled([self], lazy=lazy)
+
+
+def beside(directory: Path, name: str, what: str) -> Path:
+    """A directory for what belongs to a store and is no array: of `store-1a2b.zarr`, `blocks-1a2b`."""
+    return directory / f"{what}{name.removeprefix('store').removesuffix('.zarr')}"
 
 
 def create(

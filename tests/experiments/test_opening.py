@@ -212,6 +212,83 @@ def test_verify_on_the_command_line(gas, capsys):
     assert "recompute = 'many': expected" in capsys.readouterr().err
 
 
+def metadata_damage(group):
+    """What may become of the files of a group that hold no results."""
+    told = json.loads((group / "zarr.json").read_text())
+    yield group / "zarr.json", None
+    yield group / "zarr.json", json.dumps(told)[:200]
+    yield group / "zarr.json", json.dumps({**told, "attributes": {**told["attributes"], "title": "mine"}})
+    yield group / "zarr.json", json.dumps({**told, "consolidated_metadata": {"metadata": {}}})
+    yield group / "levels" / "zarr.json", None
+    yield group / "levels" / "zarr.json", (group / "levels" / "zarr.json").read_text().replace("float32", "float64")
+    yield group / "temperature" / "c" / "0", "0.1"
+
+
+def damage(path, text):
+    path.unlink() if text is None else path.write_text(text)
+
+
+def files(out):
+    return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_damaged_metadata_are_made_anew_from_the_settings(gas, tmp_path, capsys):
+    out, good = gas[0], files(gas[0])
+    for i, (path, text) in enumerate(metadata_damage(out / "store.zarr")):
+        copy, place = shutil.copytree(out, tmp_path / str(i)), path.relative_to(out)
+        damage(copy / place, text)
+        assert main(["verify", str(copy), "--repair"]) == 1
+        assert "Damaged metadata were made anew" in capsys.readouterr().out
+        assert main(["verify", str(copy)]) == 0
+        assert capsys.readouterr().out == "4 finished blocks read: no fault.\n"
+        changed = [name for name, content in files(copy).items() if good[name] != content]
+        assert changed in ([], [place])  # the group's command and versions may be lost
+        ds = xr.open_zarr(copy / "store.zarr", chunks=None)  # consolidated, or it would warn
+        np.testing.assert_array_equal(ds.levels, xr.open_zarr(out / "store.zarr", chunks=None).levels)
+
+
+def test_blocks_that_were_damaged_with_the_metadata_are_set_back(gas, tmp_path):
+    out = shutil.copytree(gas[0], tmp_path / "run")
+    shutil.rmtree(out / "store.zarr" / "levels" / "c" / "0" / "2")
+    (out / "store.zarr" / "levels" / "zarr.json").unlink()
+    found = dj.verify(out, repair=True)
+    assert [one.block for one in found.damage] == [None, (0, 2)]
+    assert "are set back" in " ".join(found.said)
+    assert_same(gas[1], running.run(GAS, out).only, ["levels"])
+    assert not dj.verify(out).damage
+
+
+def test_metadata_that_would_be_others_are_not_written(gas, made, tmp_path):
+    out = shutil.copytree(gas[0], tmp_path / "gas")
+    record = (out / "run.json").read_text()
+    group = json.loads((out / "store.zarr" / "zarr.json").read_text())
+    another = {**group, "attributes": {**group["attributes"], "format": "dysonjax run 99"}}
+    for steps, text, words in ((40, "{", "give other metadata"), (20, json.dumps(another), "expected format")):
+        (out / "run.json").write_text(record.replace('"steps": 20', f'"steps": {steps}'))
+        (out / "store.zarr" / "zarr.json").write_text(text)
+        before = files(out)
+        (line,) = (line for line in dj.verify(out, repair=True).said if "cannot be made anew" in line)
+        assert words in line
+        assert files(out) == before
+    (out / "store.zarr" / "zarr.json").write_text("{")
+    shutil.rmtree(out / "blocks")
+    assert "no list of a finished block" in dj.verify(out, repair=True).said[-1]
+
+
+def test_a_scan_of_ones_own_and_its_extension_are_made_anew_with_the_dynamics(tmp_path):
+    out, whole = tmp_path / "run", dj.Grid(**AXES | {"seed": range(20)})
+    run(out)
+    ds = run(out, whole, extend=True)
+    for group in (path for path in out.iterdir() if path.name.endswith(".zarr")):
+        (group / "x" / "zarr.json").write_text("{")
+    assert "verify(run, dynamics, repair=True)" in dj.verify(out, repair=True).said[-1]
+    other = dj.Dynamics(**{**OU.__dict__, "observables": ()})
+    assert "give other metadata" in dj.verify(out, other, repair=True).said[-1]
+    assert len(dj.verify(out, OU, repair=True).damage) == 2
+    assert not dj.verify(out).damage
+    assert_same(ds, dj.open(out))
+
+
 def test_what_verify_cannot_compute_it_says(made):
     with pytest.raises(dj.InputError, match="recompute = 4: expected a run of a command"):
         dj.verify(made[0], recompute=4)

@@ -123,6 +123,14 @@ def test_other_things_there_are_left_alone(url):
     assert thesis.read_text() == "all of it"
 
 
+def test_damaged_metadata_are_made_anew(url):
+    whole = run(url)
+    (UPath(url) / "store.zarr" / "x" / "zarr.json").write_text("{")
+    assert "made anew" in " ".join(dj.verify(url, OU, repair=True).said)
+    assert not dj.verify(url).damage
+    assert_same(whole, dj.open(url))
+
+
 def test_a_write_that_fails_is_one_line(url, monkeypatch):
     write, done = store.Store.write, []
 

@@ -440,6 +440,14 @@ def another_runs_block(out):
     shutil.rmtree(out / "other")
 
 
+def write_twice(out, **values):
+    """As a process does on another platform that was killed before it wrote its list."""
+    made, kept = store.load(out, writable=True), (out / LIST).read_bytes()
+    bucket, rows = made.blocks()[BLOCKS // 2 + 2]
+    made.write(bucket, rows, {**made.read(bucket, rows), **values})
+    (out / LIST).write_bytes(kept)
+
+
 GROUP, LIST = "store.zarr/zarr.json", "blocks/1.2.json"
 DAMAGE = {
     "a chunk is missing": (lambda out: chunk(out).unlink(), "x/c/1/2/0/0 is missing"),
@@ -447,10 +455,14 @@ DAMAGE = {
     "a chunk is empty": (lambda out: chunk(out).write_bytes(b""), "has 0 bytes instead of"),
     "a chunk has another bit": (lambda out: flip(chunk(out)), "x/c/1/2/0/0 was changed after it was written"),
     "a chunk's checksum has another bit": (lambda out: flip(chunk(out), -1), "was changed after it was written"),
-    "chunks are swapped": (lambda out: swap(chunk(out), chunk(out, block="0/4")), "is that of another block or run"),
+    "chunks are swapped": (lambda out: swap(chunk(out), chunk(out, block="0/4")), "of another block or array, x/c/"),
     "a compressed chunk has another bit": (lambda out: flip(chunk(out, "diverged_step")), "was changed after"),
     "a block is another run's": (another_runs_block, "is the list of a block of another run"),
     "a chunk is another run's": (lambda out: shutil.copy(chunk(out, "levels"), chunk(out)), "is that of another block"),
+    "a chunk is written twice": (lambda out: write_twice(out, x=np.ones((BLOCK, 4, 1))), "c/1/2/0/0 was written twice"),
+    "a compressed chunk is written twice": (
+        lambda out: write_twice(out, diverged_step=np.arange(BLOCK)), "diverged_step/c/1/2 was written twice",
+    ),
     "a list is missing": (lambda out: (out / LIST).unlink(), "the list of this finished block is missing"),
     "a list is cut": (lambda out: (out / LIST).write_text((out / LIST).read_text()[:40]), "cannot be read"),
     "a list is empty": (lambda out: (out / LIST).write_text(""), "cannot be read"),
@@ -516,14 +528,15 @@ def test_no_bit_flip_in_any_file_of_numbers_is_unnoticed(copy, flips):
 
 
 def test_damaged_blocks_are_set_back_and_computed_again(finished, copy, count):
-    flip(chunk(copy))
+    flip(chunk(copy, block="0/5"))
     chunk(copy, block="0/4").unlink()
     (copy / "blocks" / "0.0.json").unlink()
+    write_twice(copy, diverged_step=np.arange(BLOCK))
     found = dj.verify(copy, repair=True)
-    assert {damage.block for damage in found.damage} == {(1, 2), (0, 4), (0, 0)}
-    assert pending(copy) == 3
+    assert {damage.block for damage in found.damage} == {(1, 2), (0, 5), (0, 4), (0, 0)}
+    assert pending(copy) == 4
     assert_same(store.load(finished).dataset(), run(copy, steps=200))
-    assert count == [BLOCK] * 3
+    assert count == [BLOCK] * 4
     assert not dj.verify(copy).damage
     again = (copy / "store.zarr/x/c/1/2/0/0").read_bytes()
     assert again == (finished / "store.zarr/x/c/1/2/0/0").read_bytes()

@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dysonjax.experiments.advice.tried import FRESH_SEEDS, Line, Tried, lines_of
-from dysonjax.experiments.learning.boundaries import Boundary, descending, fit_boundary
+from dysonjax.experiments.learning.boundaries import SAFE, Boundary, descending, fit_boundary
 
 if TYPE_CHECKING:
     import xarray as xr
 
-SAFE = 0.95
-"""A learning rate is safe when at least this share of networks learns."""
 FIRST_SEEDS, LEAST_SEEDS = 4, 2
 ABOUT_BOUNDARY = 6
 """Learning rates of a round about a boundary."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from dysonjax.core.tables import Table
 from dysonjax.experiments.advice.answer import Across, Answer, Beside, OfLine, undecided
-from dysonjax.experiments.advice.rounds import HIGHEST, SAFE
+from dysonjax.experiments.advice.rounds import HIGHEST
+from dysonjax.experiments.learning.boundaries import SAFE
 
 
 def said(answer: Answer) -> list[Any]:

@@ -22,6 +22,8 @@ from dysonjax.experiments.learning.thresholds import (
     up_to,
 )
 
+SAFE = 0.95
+"""A learning rate is safe when at least this share of networks learns."""
 MISFIT = 1e-3
 """A logistic is given up where it fits worse than any falling curve at this level of a likelihood-ratio test."""
 FAR, NEARER, ENOUGH = 10.0, 3.0, 30
@@ -93,7 +95,7 @@ def fit_boundary(
     seed: ArrayLike,
     learned: ArrayLike,
     *,
-    probability: float = 0.95,
+    probability: float = SAFE,
     level: float = 0.95,
     paired: bool = True,
 ) -> Boundary:

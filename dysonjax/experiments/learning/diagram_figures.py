@@ -18,8 +18,9 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from dysonjax.experiments import plotting as plots
+from dysonjax.experiments.learning.boundaries import SAFE
 from dysonjax.experiments.learning.diagram_summary import SEED, Summary, told
-from dysonjax.experiments.learning.diagram_tables import FORMS, SAFE
+from dysonjax.experiments.learning.diagram_tables import FORMS
 from dysonjax.experiments.learning.phases import (
     BLOWN_UP,
     DIVERGED,

@@ -7,10 +7,10 @@ import numpy as np
 import xarray as xr
 
 from dysonjax.core.tables import Table
+from dysonjax.experiments.learning.boundaries import SAFE
 from dysonjax.experiments.learning.diagram_summary import Summary, told
 from dysonjax.experiments.learning.phases import DIVERGED, LEARNS, PHASES, level_variables
 
-SAFE = 0.95
 FORMS = {"published": "published", "exact": "in the eigenbasis"}
 """The two readings of the Langevin criterion, and how they are called."""
 MOST_ROWS = 60

@@ -12,6 +12,7 @@ from dysonjax.core.snapshots import log_steps
 from dysonjax.dynamics.training import train
 from dysonjax.engine.grid import Grid, Points
 from dysonjax.engine.jobs import Verified
+from dysonjax.engine.planning import prepare
 from dysonjax.engine.scanning import ScanJob
 from dysonjax.engine.verifying import read_through
 from dysonjax.experiments.learning.of_network import OfNetwork
@@ -58,8 +59,10 @@ class NetworkJob:
         return missing_blocks(load_all(place), self.replicas)
 
     def verify(self, place: Path, repair: bool = False, recompute: int = 0) -> Verified:
-        """Read every byte; for `recompute` the user's file is run."""
-        return self.scan().verify(place, repair, recompute) if recompute else read_through(place, repair)
+        """Read every byte; for `recompute`, and to make damaged metadata anew, the user's file is run."""
+        if recompute:
+            return self.scan().verify(place, repair, recompute)
+        return read_through(place, repair, lambda: prepare(self.scan()))
 
     def forecast(
         self, place: Path | None, known: "dict[str, Measured]", shares: int = 1, block_size: int | None = None,
