@@ -114,9 +114,9 @@ def dense_grid(trainer: Trainer, seeds: int, rates: np.ndarray, key: int, share:
 def _where_learning_ends(rates: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Rates between the last at which nearly as many learn as at the best, and the first at which hardly any do."""
     top = int(share.argmax())
-    last = top + int(np.flatnonzero(share[top:] >= 0.98 * share[top])[-1])
-    none = np.flatnonzero(share[last:] <= 0.02)
-    return np.geomspace(rates[last], rates[last + none[0] if len(none) else -1], FINER + 2)[1:-1]
+    last = min(top + int(np.flatnonzero(share[top:] >= 0.98 * share[top])[-1]), len(rates) - 2)
+    none = np.flatnonzero(share[last + 1 :] <= 0.02)
+    return np.geomspace(rates[last], rates[last + 1 + none[0] if len(none) else -1], FINER + 2)[1:-1]
 
 
 def _ends(trainer: Trainer, size: int, rates: np.ndarray, seeds: int, key: int) -> np.ndarray:
