@@ -1,6 +1,5 @@
 """`Grid` and `Points`: hyper-parameters and seeds of a scan; every one is a replica with a random key of its own."""
 
-import functools
 import hashlib
 import itertools
 import math
@@ -13,6 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from dysonjax.core.dynamics import Dynamics, Parameter, in_float32
 from dysonjax.core.errors import InputError, require, whole
+from dysonjax.kernels.random_numbers import folded
 
 _SEED = Parameter(0)
 
@@ -206,11 +206,7 @@ class Replicas:
         points, back = np.unique(np.stack([np.zeros(len(seeds)), *at.values()]), axis=1, return_inverse=True)
         hashes = [self._hash(static | dict(zip(at, point[1:].tolist(), strict=True))) for point in points.T]
         words = np.array(hashes, np.uint32)[back.ravel()]
-
-        def fold(high: Any, low: Any, seed: Any) -> PRNGKeyArray:
-            return functools.reduce(jax.random.fold_in, (high, low, seed), self._key)
-
-        return jax.vmap(fold)(words[:, 0], words[:, 1], seeds)
+        return folded(self._key, words[:, 0], words[:, 1], seeds)
 
     def points(self, rows: slice, bucket: int = 0) -> list[dict[str, float]]:
         """Traced hyper-parameters and seed of each replica."""

@@ -115,7 +115,8 @@ def simulate(
     observables = tuple(dynamics.observables if observables is None else observables)
     devices = tuple(devices or jax.local_devices())
     static = {name: hyper[name] for name in dynamics.static}
-    program = program_of(dynamics, observables, static, devices, kinds_of(dynamics, hyper))
+    kinds = kinds_of(dynamics, hyper)
+    program = program_of(dynamics, observables, static, devices, kinds)
 
     n = keys.shape[0]
     tile = tile or tile_size(dynamics, -(-n // len(devices)), devices[0].platform)
@@ -124,8 +125,11 @@ def simulate(
     pick[:, :used] = np.minimum(np.arange(len(devices) * used * tile), n - 1).reshape(len(devices), used, tile)
     pick = pick.reshape(-1, tile)
     sharding = NamedSharding(Mesh(np.array(devices), ("tiles",)), PartitionSpec("tiles"))
-    traced = {k: jnp.broadcast_to(jnp.asarray(v), (n,))[pick] for k, v in hyper.items() if k not in static}
-    keys, traced = jax.device_put((keys[pick], traced), sharding)
+    # picked by NumPy, so that nothing is compiled for each number of replicas
+    traced = {name: np.broadcast_to(hyper[name], (n,))[pick].astype(dtype) for name, dtype in kinds}
+    words = np.asarray(jax.random.key_data(keys))[pick]
+    keys = jax.random.wrap_key_data(jax.device_put(words, sharding), impl=jax.random.key_impl(keys))
+    traced = jax.device_put(traced, sharding)
 
     recorded: dict[str, np.ndarray] = {}
 

@@ -6,7 +6,9 @@ axes, every operation is a vector operation over replicas, and normal numbers ar
 formula, which is cheaper than the inverse of the error function (`benchmarks/dyson_core.py` measures it).
 """
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,18 +97,35 @@ def uniforms(keys: Key[Array, " R"], shape: tuple[int, ...], stream: int | Array
     return ((words >> 8).astype(float) + 1) * np.float32(2**-24)
 
 
-def threefry(key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Threefry-2x32 with 20 rounds (Salmon et al. 2011), bit for bit JAX's, written out so that XLA fuses it."""
+def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Threefry-2x32 with 20 rounds (Salmon et al. 2011), bit for bit JAX's, written out so that XLA fuses it.
+
+    Of JAX's arrays or NumPy's, of 32-bit words.
+    """
     first, second = key
-    schedule = (first, second, first ^ second ^ jnp.uint32(0x1BD11BDA))
+    schedule = (first, second, first ^ second ^ np.uint32(0x1BD11BDA))
     x, y = counter[0] + first, counter[1] + second
     for group in range(5):
         for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
             x = x + y
             y = ((y << turn) | (y >> (32 - turn))) ^ x
         x = x + schedule[(group + 1) % 3]
-        y = y + schedule[(group + 2) % 3] + jnp.uint32(group + 1)
+        y = y + schedule[(group + 2) % 3] + np.uint32(group + 1)
     return x, y
+
+
+def folded(key: Key[Array, ""], *words: np.ndarray) -> Key[Array, " n"]:
+    """`jax.random.fold_in(key, words[0][i])`, then with `words[1][i]` and so on: keys [n] bit for bit JAX's.
+
+    Of a threefry key they are computed by NumPy, so that nothing is compiled for each n.
+    """
+    kind = str(jax.random.key_impl(key))
+    if kind != "threefry2x32":
+        return jax.vmap(lambda *own: functools.reduce(jax.random.fold_in, own, key))(*words)
+    first, second = np.asarray(jax.random.key_data(key))[:, None]
+    for word in words:
+        first, second = threefry((first, second), (np.zeros_like(word), word))
+    return jax.random.wrap_key_data(np.stack([first, second], axis=-1), impl=kind)
 
 
 def _words(keys: Key[Array, " R"], count: int, stream: int | Array) -> tuple[Array, Array]:

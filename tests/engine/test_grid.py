@@ -1,5 +1,7 @@
 """`Grid` and `Replicas`: what is refused and how it is said, what is kept, and a key of its own for every point."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 import dysonjax as dj
 from dysonjax.core.snapshots import check_snapshots
 from dysonjax.engine.grid import Replicas
+from dysonjax.kernels.random_numbers import folded
 
 OU = ornstein_uhlenbeck()
 KEY = jax.random.key(0)
@@ -201,6 +204,15 @@ def test_keys_of_a_large_grid_are_pairwise_distinct():
     """Among 200,000 points a hash of 32 bits collides about five times: two replicas with the same random numbers."""
     grid = dj.Grid(learning_rate=np.linspace(1, 2, 200_000))
     assert len(distinct(Replicas(OU, grid, KEY))) == grid.size
+
+
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
+def test_keys_are_folded_as_jax_folds_them(generator):
+    """So that results of all versions so far go on."""
+    base, words = jax.random.key(7, impl=generator), np.array([0, 1, 123456789, 2**32 - 1], np.uint32)
+    keys = folded(base, words, words[::-1], words // 2)
+    for key, *own in zip(keys, words, words[::-1], words // 2, strict=True):
+        assert (jax.random.key_data(key) == jax.random.key_data(functools.reduce(jax.random.fold_in, own, base))).all()
 
 
 def test_a_points_key_does_not_depend_on_the_grid_around_it():
