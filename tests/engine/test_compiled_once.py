@@ -34,7 +34,7 @@ def scanned(dynamics, steps=3, /, observables=None, **axes: Any):
 
 BUILT_IN: dict[str, tuple[Any, dict[str, Any], str]] = {
     "sgd": (lambda: dj.sgd(TanhNetwork(2, (2, 2), 1), batches=2, tests=2), {"batch_size": [2]}, "learning_rate"),
-    "dyson": (lambda: dj.dyson(2, scheme="pairwise_kick"), {"dt": [0.01]}, "temperature"),
+    "dyson": (lambda: dj.dyson(2, scheme="pairwise_kick", start=(1.5, -0.375)), {"dt": [0.01]}, "temperature"),
 }
 
 
