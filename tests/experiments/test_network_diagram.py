@@ -42,6 +42,9 @@ def make(y=y, **more):
 def never():
     return make(np.random.default_rng(1).standard_normal((64, 3)).astype(np.float32))
 
+def cooled(update, steps):
+    return 1 - update / steps
+
 def fails():
     raise OSError("the disk is empty")
 """
@@ -219,7 +222,7 @@ def test_help_says_that_the_file_is_run(capsys):
     ("words", "said"),
     [
         (["--model", "{}/mynet.py:fails"], "OSError: the disk is empty"),
-        (["--model", "{}/mynet.py:absent"], "which has make, never, fails"),
+        (["--model", "{}/mynet.py:absent"], "which has make, never, cooled, fails"),
         (["--model", "{}/other.py:make"], "there is no file"),
         (["--optimizer", "adma"], "optimizer = 'adma'"),
         (["--axis", "weight_decay=0.1"], "grid = 'weight_decay'"),
@@ -247,7 +250,8 @@ def test_bad_arguments_in_python(model):
         ({"learning_rate": "big"}, "learning_rate = 'big'"),
         ({"batch_size": 2.5}, "batch_size = 2.5"),
         ({"momentum": 0.9}, "momentum"),
-        ({"schedule": len}, "schedule = "),
+        ({"schedule": 3}, "schedule = 3"),
+        ({"batches": 0}, "batches = '0'"),
         ({"optimizer": "adma"}, "optimizer = 'adma'"),
     ):
         with pytest.raises(dj.InputError, match=words):
@@ -264,6 +268,20 @@ def test_other_optimisers_and_axes(model, optimizer):
     assert "drift" not in found.results
     assert NO_CRITERION in found.report.said
     assert json.loads(found.results.attrs["experiment"])["optimizer"] == "adamw"
+
+
+def test_schedule_and_batches_are_those_of_train(folder, model):
+    asked = {"learning_rate": [0.1], "batch_size": [4]}
+    file = f"{folder}/mynet.py"
+    found = dj.phase_diagram(
+        f"{file}:make", schedule=f"{file}:cooled", batches=6, seed=2, steps=12, snapshots=3, **asked
+    )
+    by_hand = dj.train(model, schedule=lambda update, steps: 1 - update / steps, batches=6, tests=512)
+    marks = found.results.step.values.tolist()
+    ds = dj.scan(by_hand, dj.Grid(**asked, seed=range(2)), 12, snapshots=marks)
+    np.testing.assert_array_equal(found.results.levels.squeeze("init_width"), ds.levels)
+    assert "drift" not in found.results
+    assert "SGD with cooled, 12 updates" in sentence(found.summary)
 
 
 def test_a_network_that_never_learns(folder, tmp_path):

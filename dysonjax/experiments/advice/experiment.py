@@ -47,42 +47,22 @@ class Advice(OfNetwork):
     extendable = False  # what it has found decides what it tries
     apart = (*OfNetwork.apart, "networks", "prices", "together")
 
-    model: str = ""
-    """FILE.py:FUNCTION or package.module:FUNCTION, which returns a model; the file is run"""
     budget: str = "2m"
     """what the networks may cost: a time (90s, 5m, 1h), compiling included, or '2e6 updates'"""
     learning_rate: tuple[float, ...] = ()
     """learning rates of the first round (default 0.0001 … 10, two a decade, and above if all of them learn)"""
     batch_size: tuple[int, ...] = (8, 32, 128)
     """batch sizes |B|"""
-    axis: tuple[str, ...] = ()
-    """more numbers of the optimiser, NAME=VALUES: weight_decay=0,1e-4"""
-    optimizer: str | None = None
-    """a name in optax (adam, adamw, sgd, contrib.muon) or FILE.py:FUNCTION; None: plain gradient descent"""
     steps: int = 1000
     """updates of every network"""
     init_width: float = 1.0
     """what multiplies the watched matrices at the start"""
-    metric: str | None = None
-    """what must reach the target (default test_loss, else train_loss); larger is better of an accuracy"""
-    target: float | None = None
-    """value of the metric that counts as learnt (default: share of the way)"""
-    share: float = 0.8
-    """share of the way from the metric at the start to the best one of the first round"""
-    blown_up: float = 10.0
-    """factor by which levels of a blown-up network exceed those of networks that learn"""
     precision: float = 1.25
     """a safe rate is known well enough when the ends of its interval differ by less than this factor"""
     rounds: int = 5
     """rounds at most, the one with fresh seeds apart"""
     snapshots: int = 11
     """how often spectra and losses are recorded, log-spaced in time"""
-    tests: int = 512
-    """test examples used, at most"""
-    key: int = 0
-    """base of all random numbers"""
-    fingerprint: str = field(init=False, default="")
-    """SHA-256 of the file of `model`, so that a run is not continued with another one"""
     networks: int = field(init=False, default=-1)
     """what the budget buys, measured once: networks of the line that costs least"""
     prices: tuple[float, ...] = field(init=False, default=())
@@ -91,10 +71,9 @@ class Advice(OfNetwork):
     """networks of one batch size that are computed side by side, so that fewer cost as much"""
 
     def __post_init__(self):
-        for name in ("steps", "rounds", "tests"):
+        for name in ("steps", "rounds"):
             whole(name, getattr(self, name))
         whole("snapshots", self.snapshots, 3)
-        whole("key", self.key, 0, 2**32 - 1)
         require(len(self.batch_size) > 0, "batch_size", self.batch_size, "at least one value")
         rates = self.learning_rate
         require(all(rate > 0 for rate in rates), "learning_rate", rates, "positive numbers")

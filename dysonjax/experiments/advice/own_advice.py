@@ -36,6 +36,7 @@ def advise(
     learning_rate: Iterable[float] = (),
     batch_size: Iterable[int] | int = (8, 32, 128),
     optimizer: Callable[..., Any] | str | None = None,
+    schedule: Callable[..., Any] | str | None = None,
     out: str | PathLike[str] | None = None,
     progress: "bool | Bar | None" = None,
     block_size: int | None = None,
@@ -58,11 +59,13 @@ def advise(
         learning_rate: those of the first round, by default 0.0001 … 10.
         batch_size: values |B|.
         optimizer: an optax optimiser as `train` takes it, or its name; None is plain gradient descent.
+        schedule: (update, steps) → a factor of the learning rate, as `train` takes it.
         out: the run's directory or URL; the same call continues an interrupted run, and `dysonjax report` shows it.
         progress: a bar on the terminal, or an object whose `advance` receives completed replica-updates.
         block_size: replicas that are computed and stored together.
         more: settings of `experiments.Advice` (steps, init_width, metric, target, share, blown_up, precision, rounds,
-            snapshots, tests, key), and further numbers of the optimiser, one or several: weight_decay=[0, 1e-4].
+            snapshots, tests, key, and batches as `train` takes them), and further numbers of the optimiser, one or
+            several: weight_decay=[0, 1e-4].
 
     Returns:
         The advice: `print` shows its sentence, tables and reasons.
@@ -76,13 +79,14 @@ def advise(
     given["learning_rate"] = numbers("learning_rate", learning_rate) if learning_rate else ()
     given["batch_size"] = (batch_size,) if isinstance(batch_size, int) else tuple(map(int, batch_size))
     given["axis"] = axis_texts(more)
-    experiment = Advice.with_network(model, optimizer, {"budget": budget, **given})
+    experiment = Advice.with_network(model, optimizer, {"budget": budget, **given}, schedule)
     settled = running.settled(experiment, out)
     results = running.run(settled, out, progress=progress, block_size=block_size)
     return Advised(settled, settled.analyse(results))
 
 
 SETTINGS = (
-    "steps", "init_width", "metric", "target", "share", "blown_up", "precision", "rounds", "snapshots", "tests", "key",
+    "steps", "init_width", "metric", "target", "share", "blown_up", "precision", "rounds", "snapshots", "tests",
+    "batches", "key",
 )  # fmt: skip
 """Settings of `Advice` that are given by their names."""

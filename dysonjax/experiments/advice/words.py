@@ -94,6 +94,7 @@ def definitions(answer: Answer) -> str:
     """What the words of the table mean in this run."""
     tried, settings = answer.tried, answer.settings
     optimizer = settings.optimizer or "plain gradient descent"
+    schedule = f" with the schedule {settings.schedule}" if settings.schedule else ""
     target = (
         f"A network learns when its {_metric(answer)} ends at {number(tried.target)} or "
         f"{'above' if answer.larger_is_better else 'below'}"
@@ -105,8 +106,9 @@ def definitions(answer: Answer) -> str:
         "the best median of the first round)"
     )
     return (
-        f"{target}{way}; optimiser: {optimizer}. Safe: at least {SAFE:.0%} of networks learn by a fit over learning "
-        "rates, from all seeds but the fresh ones. Best within: rates whose mean cannot be told from the best one."
+        f"{target}{way}; optimiser: {optimizer}{schedule}. Safe: at least {SAFE:.0%} of networks learn by a fit over "
+        "learning rates, from all seeds but the fresh ones. Best within: rates whose mean cannot be told from the best "
+        "one."
     )
 
 

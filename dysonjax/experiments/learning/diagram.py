@@ -7,7 +7,7 @@ besides losses and levels, `diagram_summary`, `diagram_tables` and `diagram_figu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dysonjax.core.errors import require, whole
@@ -37,49 +37,28 @@ class NetworkDiagram(OfNetwork):
     kind = "phase-diagram"
     call = "dysonjax.phase_diagram"
 
-    model: str = ""
-    """FILE.py:FUNCTION or package.module:FUNCTION, which returns a model; the file is run"""
     learning_rate: tuple[float, ...] = RATES
     """learning rates α"""
     batch_size: tuple[int, ...] = (8, 32)
     """batch sizes |B|"""
     init_width: tuple[float, ...] = (1.0,)
     """what multiplies the watched matrices at the start"""
-    axis: tuple[str, ...] = ()
-    """more numbers of the optimiser, NAME=VALUES: weight_decay=0,1e-4,b1=0.9,0.95"""
     seeds: int = 8
     """independent networks at every point of the grid"""
     steps: int = 1000
     """updates"""
-    optimizer: str | None = None
-    """a name in optax (adam, adamw, sgd, contrib.muon) or FILE.py:FUNCTION; None: plain gradient descent"""
     snapshots: int = 21
     """how often spectra and losses are recorded, log-spaced in time"""
-    tests: int = 512
-    """test examples used, at most"""
     criterion: int = 64
     """training examples behind the Langevin criterion, 0: leave it out"""
     paired: bool = False
     """equal seeds share initial weights and batches at all points"""
-    metric: str | None = None
-    """what must reach the target (default test_loss, else train_loss); larger is better of an accuracy"""
-    target: float | None = None
-    """value of the metric that counts as learnt (default: share of the way)"""
-    share: float = 0.8
-    """share of the way from the metric at the start to the best one"""
-    blown_up: float = 10.0
-    """factor by which levels of a blown-up network exceed those of networks that learn"""
-    key: int = 0
-    """base of all random numbers"""
-    fingerprint: str = field(init=False, default="")
-    """SHA-256 of the file of `model`, so that a run is not continued with another one"""
 
     def __post_init__(self):
-        for name in ("seeds", "steps", "tests"):
+        for name in ("seeds", "steps"):
             whole(name, getattr(self, name))
         whole("snapshots", self.snapshots, 2)
         whole("criterion", self.criterion, 0)
-        whole("key", self.key, 0, 2**32 - 1)
         for name in ("learning_rate", "batch_size", "init_width"):
             require(len(getattr(self, name)) > 0, name, getattr(self, name), "at least one value")
         self.check()
@@ -106,7 +85,7 @@ class NetworkDiagram(OfNetwork):
         from dysonjax.experiments.learning.measures import langevin_terms, memory
 
         def measured(model: Network) -> Sequence[Observable | None]:
-            plain = self.optimizer is None and self.criterion > 0
+            plain = self.optimizer is None and self.schedule is None and self.criterion > 0
             return memory(model), langevin_terms(model, self.criterion) if plain else None
 
         made = scan_of(

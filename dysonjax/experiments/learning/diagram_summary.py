@@ -1,6 +1,7 @@
 """What a network's phase diagram says at every point: shares of the phases, the probability of learning, medians."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,11 @@ def criterion(ds: xr.Dataset) -> dict[str, xr.DataArray]:
             right = (last[f"drift{tail}"] * gap >= temperature * repulsion) & (repulsion != 0)  # a dead one has neither
             found[f"criterion_{form}{tail}"] = right.drop_vars("step", errors="ignore").astype(float)
     return found
+
+
+def optimiser(run: Mapping[str, Any]) -> str:
+    """What a run was trained by, with its schedule, of what `told` returns."""
+    return (run["optimizer"] or "SGD") + (f" with {run['schedule']}" if run.get("schedule") else "")
 
 
 def told(ds: xr.Dataset) -> dict[str, Any]:

@@ -89,8 +89,8 @@ def _trained(
     settings: OfNetwork, tests: int, measured: Callable[["Network"], Sequence[Observable | None]]
 ) -> tuple[Dynamics, tuple[Observable, ...]]:
     """Training as a dynamics, and what is recorded: made once, so that scans find their programs without tracing."""
-    model, optimizer = settings.objects()
-    dynamics = train(model, optimizer, tests=tests)
+    model, optimizer, schedule = settings.objects()
+    dynamics = train(model, optimizer, tests=tests, batches=settings.drawn, schedule=schedule)
     if settings.fingerprint:
         dynamics = replace(dynamics, config={**dynamics.config, "network": settings.fingerprint})
     observables = (*dynamics.observables, *(one for one in measured(model) if one is not None))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 WANTED = "FILE.py:FUNCTION or package.module:FUNCTION"
 MODEL = "a function without required arguments that returns a model, such as dj.models.FlaxModel"
 OPTIMIZER = "the name of an optimiser of optax, such as adam, adamw, sgd, contrib.muon, or FILE.py:FUNCTION"
+SCHEDULE = "FILE.py:FUNCTION, a function of update and number of updates that returns a factor of the learning rate"
 
 _modules: dict[tuple[str, str], ModuleType] = {}
 _models: dict[tuple[str, str], Any] = {}
@@ -69,6 +70,15 @@ def optimizer_of(text: str | None) -> Callable[..., Any] | None:
         found = None if name.startswith("_") else getattr(found, name, None)
     known = callable(found) and not inspect.isclass(found)
     require(known, "optimizer", text, OPTIMIZER)
+    return found
+
+
+def schedule_of(text: str | None) -> Callable[..., Any] | None:
+    """The function that "mynet.py:function" names, None for a constant rate; raises `InputError`."""
+    if text is None:
+        return None
+    found, _ = _found("schedule", text, SCHEDULE)
+    require(callable(found), "schedule", text, SCHEDULE)
     return found
 
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from dysonjax.core.errors import StoreError, require
+from dysonjax.core.errors import StoreError, require, whole
 from dysonjax.experiments.base import Experiment, Report
-from dysonjax.experiments.learning.networks import axes_of, fingerprint, network_of, optimizer_of
+from dysonjax.experiments.learning.networks import axes_of, fingerprint, network_of, optimizer_of, schedule_of
 from dysonjax.experiments.learning.phases import Thresholds
 
 if TYPE_CHECKING:
     from dysonjax.core.model import Network
 
+DRAWN = ("default", "epochs", "replacement")
+"""Ways to draw batches, as `train` calls them."""
 OWN_AXES = {"learning_rate", "batch_size", "init_width", "seed"}
 """Axes that have an option of their own."""
 Made = TypeVar("Made", bound="OfNetwork")
 
 
+@dataclass(frozen=True)
 class OfNetwork(Experiment):
-    """Settings with the fields `model`, `optimizer`, `axis`, `fingerprint`, `metric`, and those of `Thresholds`.
+    """Settings that all have: what is trained, how, and what counts as learnt.
 
     The network is named by `model`, or it is an object that a program has in hand: then `run.json` cannot hold it, and
     only the call that began the run continues it.
@@ -33,17 +37,37 @@ class OfNetwork(Experiment):
     apart: ClassVar[tuple[str, ...]] = ("model", "fingerprint")
     """Fields that a stored run gives without checks."""
 
-    model: str
-    optimizer: str | None
-    axis: tuple[str, ...]
-    fingerprint: str
-    metric: str | None
-    target: float | None
-    share: float
-    blown_up: float
+    model: str = ""
+    """FILE.py:FUNCTION or package.module:FUNCTION, which returns a model; the file is run"""
+    optimizer: str | None = None
+    """a name in optax (adam, adamw, sgd, contrib.muon) or FILE.py:FUNCTION; None: plain gradient descent"""
+    schedule: str | None = None
+    """FILE.py:FUNCTION of update and number of updates, which returns a factor of the learning rate"""
+    axis: tuple[str, ...] = ()
+    """more numbers of the optimiser, NAME=VALUES: weight_decay=0,1e-4,b1=0.9,0.95"""
+    batches: str = "default"
+    """epochs, replacement, fresh, or a number of fixed batches; default means epochs, of a data function fresh ones"""
+    metric: str | None = None
+    """what must reach the target (default test_loss, else train_loss); larger is better of an accuracy"""
+    target: float | None = None
+    """value of the metric that counts as learnt (default: share of the way)"""
+    share: float = 0.8
+    """share of the way from the metric at the start to the best one, of an advice in its first round"""
+    blown_up: float = 10.0
+    """factor by which levels of a blown-up network exceed those of networks that learn"""
+    tests: int = 512
+    """test examples used, at most"""
+    key: int = 0
+    """base of all random numbers"""
+    fingerprint: str = field(init=False, default="")
+    """SHA-256 of the file of `model`, so that a run is not continued with another one"""
 
     def check(self) -> None:
-        """Refuse bad axes and thresholds, and take the fingerprint of the file."""
+        """Refuse what is out of range, and take the fingerprint of the file."""
+        whole("tests", self.tests)
+        whole("key", self.key, 0, 2**32 - 1)
+        known = self.batches in (*DRAWN, "fresh") or (self.batches.isdecimal() and int(self.batches) > 0)
+        require(known, "batches", self.batches, "epochs, replacement, fresh, or a number of fixed batches")
         taken = OWN_AXES & {*self.axes}
         require(not taken, "axis", self.axis, f"{', '.join(taken)} by an option or argument of its own")
         _ = self.thresholds  # refuses what is out of range
@@ -59,23 +83,40 @@ class OfNetwork(Experiment):
         return made
 
     @classmethod
-    def with_network(cls: type[Made], model: Network | str, optimizer: Any, settings: Mapping[str, Any]) -> Made:
-        """With a network and an optimiser that are names, or objects; raises `InputError`."""
+    def with_network(
+        cls: type[Made], model: Network | str, optimizer: Any, settings: Mapping[str, Any], schedule: Any = None
+    ) -> Made:
+        """With a network, an optimiser and a schedule that are names, or objects; raises `InputError`.
+
+        `batches` may be among the settings as `train` takes it.
+        """
         from dysonjax.core.model import Network
 
+        given = dict(settings)
+        if "batches" in given:
+            given["batches"] = "fresh" if given["batches"] is None else str(given["batches"])
         if isinstance(model, str):
-            named = optimizer is None or isinstance(optimizer, str)
-            require(named, "optimizer", optimizer, "a name, or FILE.py:FUNCTION, as the model is given by one")
-            return cls(model=model, optimizer=optimizer, **settings)  # type: ignore[call-arg]
+            for name, value in (("optimizer", optimizer), ("schedule", schedule)):
+                named = value is None or isinstance(value, str)
+                require(named, name, value, "a name, or FILE.py:FUNCTION, as the model is given by one")
+            return cls(model=model, optimizer=optimizer, schedule=schedule, **given)
         require(isinstance(model, Network), "model", model, "a model; models.FlaxModel makes one of a flax module")
-        function = optimizer_of(optimizer) if isinstance(optimizer, str) else optimizer
-        name = None if function is None else getattr(function, "__name__", type(function).__name__)
-        made = cls(optimizer=name, **settings)  # type: ignore[call-arg]
-        object.__setattr__(made, "_held", (model, function))
+        functions = (
+            optimizer_of(optimizer) if isinstance(optimizer, str) else optimizer,
+            schedule_of(schedule) if isinstance(schedule, str) else schedule,
+        )
+        names = [None if f is None else getattr(f, "__name__", type(f).__name__) for f in functions]
+        made = cls(optimizer=names[0], schedule=names[1], **given)
+        object.__setattr__(made, "_held", (model, *functions))
         return made
 
-    def objects(self) -> tuple[Network, Callable[..., Any] | None]:
-        """Network and optimiser; the user's file is run.
+    @property
+    def drawn(self) -> Any:
+        """`batches` as `train` takes it."""
+        return None if self.batches == "fresh" else self.batches if self.batches in DRAWN else int(self.batches)
+
+    def objects(self) -> tuple[Network, Callable[..., Any] | None, Callable[..., Any] | None]:
+        """Network, optimiser and schedule; the user's files are run.
 
         Raises `InputError` for a bad file, and `StoreError` where it is not the one that the run was begun with, or
         where only the program that began the run has the network.
@@ -86,7 +127,7 @@ class OfNetwork(Experiment):
             raise StoreError(f"the network is not stored; expected {self._same_call}, which has it")
         if fingerprint(self.model) != self.fingerprint:
             raise StoreError(f"{self.model}: the file is another one than when the run was begun; expected that one")
-        return network_of(self.model), optimizer_of(self.optimizer)
+        return network_of(self.model), optimizer_of(self.optimizer), schedule_of(self.schedule)
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """What is made once of these settings, and is none of them."""

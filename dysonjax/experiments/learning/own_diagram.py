@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dysonjax.experiments.learning.diagram_summary import Summary
 
 SETTINGS = (
-    "steps", "snapshots", "tests", "criterion", "paired", "metric", "target", "share", "blown_up", "key",
+    "steps", "snapshots", "tests", "batches", "criterion", "paired", "metric", "target", "share", "blown_up", "key",
 )  # fmt: skip
 """Settings of `NetworkDiagram` that are given by their names."""
 
@@ -49,6 +49,7 @@ def phase_diagram(
     init_width: Iterable[float] | float | None = None,
     seed: Iterable[int] | int = 8,
     optimizer: Callable[..., Any] | str | None = None,
+    schedule: Callable[..., Any] | str | None = None,
     out: str | PathLike[str] | None = None,
     extend: bool = False,
     progress: "bool | Bar | None" = None,
@@ -73,12 +74,14 @@ def phase_diagram(
         init_width: what multiplies the watched matrices at the start, by default 1.
         seed: how many networks at every point, or `range(n)`.
         optimizer: an optax optimiser as `train` takes it, or its name; None is plain gradient descent.
+        schedule: (update, steps) → a factor of the learning rate, as `train` takes it.
         out: the run's directory or URL; the same call continues an interrupted run, and `dysonjax report` shows it.
         extend: let `out` hold the same run with fewer points or seeds.
         progress: a bar on the terminal, or an object whose `advance` receives completed replica-updates.
         block_size: replicas that are stored and resumed together.
         more: settings of `experiments.NetworkDiagram` (steps, snapshots, tests, criterion, paired, metric, target,
-            share, blown_up, key), and further numbers of the optimiser, one or several: weight_decay=[0, 1e-4].
+            share, blown_up, key, and batches as `train` takes them), and further numbers of the optimiser, one or
+            several: weight_decay=[0, 1e-4].
 
     Returns:
         The diagram: `print` shows its sentence and tables.
@@ -93,7 +96,7 @@ def phase_diagram(
     given["batch_size"] = tuple(map(_whole, given["batch_size"])) if "batch_size" in given else (8, 32)
     given["axis"] = axis_texts(more)
     given["seeds"] = _seeds(seed)
-    experiment = NetworkDiagram.with_network(model, optimizer, given)
+    experiment = NetworkDiagram.with_network(model, optimizer, given, schedule)
     results = running.run(experiment, out, progress=progress, block_size=block_size, extend=extend)
     return Diagram(experiment, experiment.analyse(results))
 
