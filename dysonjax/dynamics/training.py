@@ -143,7 +143,9 @@ def train(
 def _rate(schedule: Schedule | None, hyper: Hyper) -> Array:
     if schedule is None:
         return hyper["learning_rate"]
-    return hyper["learning_rate"] * schedule(hyper["step"], hyper["steps"])
+    factor = schedule(hyper["step"], hyper["steps"])
+    require(jnp.shape(factor) == (), "schedule", shown(schedule), f"one number, not an array {jnp.shape(factor)}")
+    return hyper["learning_rate"] * factor
 
 
 def _arguments(optimizer: Any, fixed: Mapping[str, Any]) -> tuple[dict[str, Parameter], dict[str, Any]]:

@@ -45,6 +45,12 @@ def never():
 def cooled(update, steps):
     return 1 - update / steps
 
+def broken(update, steps):
+    raise OSError("no such time")
+
+def three(update, steps):
+    return jnp.zeros(3)
+
 def fails():
     raise OSError("the disk is empty")
 """
@@ -222,9 +228,11 @@ def test_help_says_that_the_file_is_run(capsys):
     ("words", "said"),
     [
         (["--model", "{}/mynet.py:fails"], "OSError: the disk is empty"),
-        (["--model", "{}/mynet.py:absent"], "which has make, never, cooled, fails"),
+        (["--model", "{}/mynet.py:absent"], "which has make, never, cooled, broken, three, fails"),
         (["--model", "{}/other.py:make"], "there is no file"),
         (["--optimizer", "adma"], "optimizer = 'adma'"),
+        (["--schedule", "{}/mynet.py:broken"], "OSError: no such time, line"),
+        (["--schedule", "{}/mynet.py:three"], "expected one number, not an array (3,)"),
         (["--axis", "weight_decay=0.1"], "grid = 'weight_decay'"),
         (["--axis", "seed=1"], "axis = "),
         (["--batch-size", "49"], "batch_size = 49"),

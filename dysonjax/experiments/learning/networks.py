@@ -1,6 +1,7 @@
 """A user's own network, optimiser and axes from words: `mynet.py:make`, `adamw`, `weight_decay=0,1e-4`."""
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -62,7 +63,7 @@ def optimizer_of(text: str | None) -> Callable[..., Any] | None:
     if ":" in text:
         found, _ = _found("optimizer", text, OPTIMIZER)
         require(callable(found), "optimizer", text, OPTIMIZER)
-        return found
+        return _in_one_line("optimizer", text, OPTIMIZER, found)
     import optax
 
     found: Any = optax
@@ -79,7 +80,7 @@ def schedule_of(text: str | None) -> Callable[..., Any] | None:
         return None
     found, _ = _found("schedule", text, SCHEDULE)
     require(callable(found), "schedule", text, SCHEDULE)
-    return found
+    return _in_one_line("schedule", text, SCHEDULE, found)
 
 
 def axes_of(texts: Iterable[str]) -> dict[str, tuple[float, ...]]:
@@ -229,6 +230,16 @@ def _tried(argument: str, text: str, wanted: str, function: Callable[[], Any]) -
         raise
     except (Exception, SystemExit) as error:
         raise _fault(argument, text, wanted, error) from error
+
+
+def _in_one_line(argument: str, text: str, wanted: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's function whose exceptions become one line."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **more: Any) -> Any:
+        return _tried(argument, text, wanted, lambda: function(*args, **more))
+
+    return called
 
 
 def _fault(argument: str, text: str, wanted: str, error: BaseException) -> InputError:
