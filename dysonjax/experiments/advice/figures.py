@@ -46,7 +46,11 @@ def who_learns(answer: Answer) -> Figure:
         ax.errorbar(rates, share, bars, fmt="o", color="black", markersize=3.5, capsize=1.5, linewidth=0.8)
         if math.isfinite(one.safe.rate):
             side = np.geomspace(max(one.safe.low, rates.min()), rates.max(), 300)
-            ax.plot(side, one.safe.curve(side), color="0.35", linewidth=1.3)
+            curve, fitted = one.safe.curve(side), side <= one.safe.reach
+            for edge in one.safe.band(side):
+                ax.plot(side[fitted], edge[fitted], color="0.5", linewidth=0.7)
+            ax.plot(side[fitted], curve[fitted], color="0.35", linewidth=1.3)
+            ax.plot(side[~fitted], curve[~fitted], color="0.35", linewidth=1.3, linestyle=":")
             ax.axvline(one.safe.rate, color="black", linewidth=0.9)
             high_end = one.safe.high if math.isfinite(one.safe.high) else rates.max()
             ax.axvspan(max(one.safe.low, rates.min()), high_end, color="0.8", zorder=0)
@@ -55,6 +59,8 @@ def who_learns(answer: Answer) -> Figure:
     handles = [
         Line2D([], [], marker="o", color="black", linestyle="none", markersize=3.5, label="share, Wilson 95 %"),
         Line2D([], [], color="0.35", linewidth=1.3, label="fit"),
+        Line2D([], [], color="0.35", linewidth=1.3, linestyle=":", label="falling, beyond the fit"),
+        Line2D([], [], color="0.5", linewidth=0.7, label="its 95 % band"),
         Line2D([], [], color="black", linewidth=0.9, label="largest safe rate"),
         Patch(color="0.8", label="its interval"),
         Line2D([], [], color="black", linestyle="--", linewidth=0.9, label="recommended"),

@@ -81,6 +81,11 @@ class Boundary(NamedTuple):
     level: float
     """how often the interval and the band shall cover"""
 
+    @property
+    def reach(self) -> float:
+        """Up to which rate a law was fitted; beyond, `curve` is the best one that falls. 0 for an isotonic fit."""
+        return float(np.exp(self.fitted.end)) if isinstance(self.fitted, Joined) else 0.0
+
     def curve(self, rates: ArrayLike) -> Array:
         """The fitted P(learns) at rates [r]; it falls through the probability at `rate`."""
         return self.fitted.curve(np.asarray(rates, float))
