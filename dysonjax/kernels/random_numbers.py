@@ -125,7 +125,7 @@ def folded(key: Key[Array, ""], *words: np.ndarray) -> Key[Array, " n"]:
     first, second = np.asarray(jax.random.key_data(key))[:, None]
     for word in words:
         first, second = threefry((first, second), (np.zeros_like(word), word))
-    return jax.random.wrap_key_data(jnp.asarray(np.stack([first, second], axis=-1)), impl=kind)
+    return jax.random.wrap_key_data(jax.device_put(np.stack([first, second], axis=-1)), impl=kind)
 
 
 def _words(keys: Key[Array, " R"], count: int, stream: int | Array) -> tuple[Array, Array]:
