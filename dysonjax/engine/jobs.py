@@ -29,7 +29,7 @@ class Verified(NamedTuple):
     """What is different of them."""
     how: Sequence[str] = ()
     """In what they were compared: "bit for bit", or what can be compared on another machine."""
-    lost: str = ""
+    not_remade: str = ""
     """Why damaged metadata could not be made anew."""
 
 

@@ -40,7 +40,7 @@ def read_through(place: Path, repair: bool = False, planned: Callable[[], Plan] 
     try:
         _rebuild(place, planned)
     except (InputError, StoreError) as error:
-        return found._replace(lost=str(error))
+        return found._replace(not_remade=str(error))
     again = _read(place, repair)
     return again._replace(damage=[*found.damage, *again.damage])
 

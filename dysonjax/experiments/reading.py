@@ -87,8 +87,8 @@ class Verification(NamedTuple):
         lines.append(f"{blocks} finished blocks read: {_counted(len(self.damage), 'fault')}.")
         if self.repaired and any(damage.block for damage in self.damage):
             lines.append("Damaged blocks are set back: continue the run to compute them again.")
-        lost = {job.lost: None for job in self.found.values() if any(damage.block is None for damage in job.damage)}
-        for why in lost if self.repaired else ():
+        damaged = [job for job in self.found.values() if any(damage.block is None for damage in job.damage)]
+        for why in dict.fromkeys(job.not_remade for job in damaged) if self.repaired else ():
             cannot = f"Damaged metadata cannot be made anew ({why})."
             lines.append(cannot if why else "Damaged metadata were made anew.")
         if compared:

@@ -100,7 +100,7 @@ def uniforms(keys: Key[Array, " R"], shape: tuple[int, ...], stream: int | Array
 def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
     """Threefry-2x32 with 20 rounds (Salmon et al. 2011), bit for bit JAX's, written out so that XLA fuses it.
 
-    Of JAX's arrays or NumPy's, of 32-bit words.
+    Key and counter are 32-bit words, in arrays of JAX or NumPy.
     """
     first, second = key
     schedule = (first, second, first ^ second ^ np.uint32(0x1BD11BDA))
@@ -117,7 +117,7 @@ def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
 def folded(key: Key[Array, ""], *words: np.ndarray) -> Key[Array, " n"]:
     """`jax.random.fold_in(key, words[0][i])`, then with `words[1][i]` and so on: keys [n] bit for bit JAX's.
 
-    Of a threefry key they are computed by NumPy, so that nothing is compiled for each n.
+    With threefry NumPy computes them, so that nothing is compiled for each n.
     """
     kind = str(jax.random.key_impl(key))
     if kind != "threefry2x32":

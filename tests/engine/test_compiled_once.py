@@ -32,6 +32,7 @@ def scanned(dynamics, steps=3, /, observables=None, **axes: Any):
     return dj.scan(dynamics, dj.Grid(**axes), steps, progress=False, snapshots=[0], observables=observables)
 
 
+# each has a value that no other test uses, or it would be traced already
 BUILT_IN: dict[str, tuple[Any, dict[str, Any], str]] = {
     "sgd": (lambda: dj.sgd(TanhNetwork(2, (2, 2), 1), batches=2, tests=2), {"batch_size": [2]}, "learning_rate"),
     "dyson": (lambda: dj.dyson(2, scheme="pairwise_kick", start=(1.5, -0.375)), {"dt": [0.01]}, "temperature"),

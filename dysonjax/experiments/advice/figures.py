@@ -59,10 +59,10 @@ def who_learns(answer: Answer) -> Figure:
     handles = [
         Line2D([], [], marker="o", color="black", linestyle="none", markersize=3.5, label="share, Wilson 95 %"),
         Line2D([], [], color="0.35", linewidth=1.3, label="fit"),
-        Line2D([], [], color="0.35", linewidth=1.3, linestyle=":", label="falling, beyond the fit"),
-        Line2D([], [], color="0.5", linewidth=0.7, label="its 95 % band"),
+        Line2D([], [], color="0.5", linewidth=0.7, label="95 % band of the fit"),
+        Line2D([], [], color="0.35", linewidth=1.3, linestyle=":", label="best falling curve, beyond"),
         Line2D([], [], color="black", linewidth=0.9, label="largest safe rate"),
-        Patch(color="0.8", label="its interval"),
+        Patch(color="0.8", label="95 % interval of that rate"),
         Line2D([], [], color="black", linestyle="--", linewidth=0.9, label="recommended"),
     ]
     return _panels(answer, panel, "share that learns", handles)

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from dysonjax.experiments import plotting as plots
 from dysonjax.experiments.learning.boundaries import SAFE
-from dysonjax.experiments.learning.diagram_summary import SEED, Summary, optimiser, told
+from dysonjax.experiments.learning.diagram_summary import SEED, Summary, told, trained_by
 from dysonjax.experiments.learning.diagram_tables import FORMS
 from dysonjax.experiments.learning.phases import (
     BLOWN_UP,
@@ -320,7 +320,7 @@ def _run(found: Summary) -> str:
     rest = "".join(f", {_words(name)} {float(found.points[name][best[name]]):g}" for name in held)
     seeds = found.ds.sizes[SEED]
     return (
-        f"{run.get('model', 'Network')}, {optimiser(run)}, {run['steps']} updates, "
+        f"{run.get('model', 'Network')}, {trained_by(run)}, {run['steps']} updates, "
         f"{seeds} seed{'s' * (seeds > 1)} a point{rest}."
     )
 

@@ -117,8 +117,8 @@ def criterion(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     return found
 
 
-def optimiser(run: Mapping[str, Any]) -> str:
-    """What a run was trained by, with its schedule, of what `told` returns."""
+def trained_by(run: Mapping[str, Any]) -> str:
+    """Optimiser and schedule of a run, which is given as `told` returns it."""
     return (run["optimizer"] or "SGD") + (f" with {run['schedule']}" if run.get("schedule") else "")
 
 

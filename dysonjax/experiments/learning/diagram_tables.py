@@ -8,7 +8,7 @@ import xarray as xr
 
 from dysonjax.core.tables import Table
 from dysonjax.experiments.learning.boundaries import SAFE
-from dysonjax.experiments.learning.diagram_summary import Summary, optimiser, told
+from dysonjax.experiments.learning.diagram_summary import Summary, told, trained_by
 from dysonjax.experiments.learning.phases import DIVERGED, LEARNS, PHASES, level_variables
 
 FORMS = {"published": "published", "exact": "in the eigenbasis"}
@@ -32,7 +32,7 @@ def sentence(found: Summary) -> str:
     """Which learning rates learn, at the batch size and other values of the best point, and what happens beyond."""
     ds, points = found.ds, found.points
     run, metric = told(ds), found.metric.replace("_", " ")
-    what = f"{run.get('model', 'The network')}, {optimiser(run)}, {run['steps']} updates"
+    what = f"{run.get('model', 'The network')}, {trained_by(run)}, {run['steps']} updates"
     initial, best = float(found.replicas.initial), float(found.replicas.best)
     if not np.isfinite(found.target):
         return (

@@ -61,9 +61,7 @@ def optimizer_of(text: str | None) -> Callable[..., Any] | None:
     if text is None:
         return None
     if ":" in text:
-        found, _ = _found("optimizer", text, OPTIMIZER)
-        require(callable(found), "optimizer", text, OPTIMIZER)
-        return _in_one_line("optimizer", text, OPTIMIZER, found)
+        return _function_of("optimizer", text, OPTIMIZER)
     import optax
 
     found: Any = optax
@@ -76,11 +74,7 @@ def optimizer_of(text: str | None) -> Callable[..., Any] | None:
 
 def schedule_of(text: str | None) -> Callable[..., Any] | None:
     """The function that "mynet.py:function" names, None for a constant rate; raises `InputError`."""
-    if text is None:
-        return None
-    found, _ = _found("schedule", text, SCHEDULE)
-    require(callable(found), "schedule", text, SCHEDULE)
-    return _in_one_line("schedule", text, SCHEDULE, found)
+    return None if text is None else _function_of("schedule", text, SCHEDULE)
 
 
 def axes_of(texts: Iterable[str]) -> dict[str, tuple[float, ...]]:
@@ -232,8 +226,10 @@ def _tried(argument: str, text: str, wanted: str, function: Callable[[], Any]) -
         raise _fault(argument, text, wanted, error) from error
 
 
-def _in_one_line(argument: str, text: str, wanted: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A user's function whose exceptions become one line."""
+def _function_of(argument: str, text: str, wanted: str) -> Callable[..., Any]:
+    """The function that a text names; its exceptions become one line."""
+    function, _ = _found(argument, text, wanted)
+    require(callable(function), argument, text, wanted)
 
     @functools.wraps(function)
     def called(*args: Any, **more: Any) -> Any:

@@ -26,7 +26,7 @@ Made = TypeVar("Made", bound="OfNetwork")
 
 @dataclass(frozen=True)
 class OfNetwork(Experiment):
-    """Settings that all have: what is trained, how, and what counts as learnt.
+    """Settings that these experiments share: what is trained, how, and what counts as learnt.
 
     The network is named by `model`, or it is an object that a program has in hand: then `run.json` cannot hold it, and
     only the call that began the run continues it.
@@ -52,7 +52,7 @@ class OfNetwork(Experiment):
     target: float | None = None
     """value of the metric that counts as learnt (default: share of the way)"""
     share: float = 0.8
-    """share of the way from the metric at the start to the best one, of an advice in its first round"""
+    """share of the way from the metric at the start to the best one (an advice: the best of its first round)"""
     blown_up: float = 10.0
     """factor by which levels of a blown-up network exceed those of networks that learn"""
     tests: int = 512
